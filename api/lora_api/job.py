@@ -1,0 +1,109 @@
+"""The job document: everything the trainer is told, and all it knows of the world around it.
+
+A module of its own because it is the trainer's whole input, with or without a cluster: the
+operator writes it into the pod, a person writes it into job.json.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from lora_api.base import DnsLabel, Document
+from lora_api.settings import (
+    BaseModelSettings,
+    CheckpointSettings,
+    DatasetSettings,
+    NetworkSettings,
+    OptimizationSettings,
+    OutputSettings,
+    ValidationSettings,
+)
+
+JOB_ENVIRONMENT_VARIABLE = "LORA_JOB"
+WORKSPACE_ENVIRONMENT_VARIABLE = "LORA_WORKSPACE"
+TERMINATION_LOG_ENVIRONMENT_VARIABLE = "LORA_TERMINATION_LOG"
+BUILT_IN_RECIPES = ("sd15",)
+PROGRESS_PORT = 8080
+
+
+class ServerSettings(Document):
+    """Where the trainer serves /progress, /metrics and /healthz while it runs."""
+
+    host: Annotated[str, Field(min_length=1, max_length=253)] = "127.0.0.1"
+    """Address to listen on; the operator sets 0.0.0.0."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """TCP port; 0 serves nothing."""
+
+
+class JobDocument(Document):
+    """One training job, complete: `lora-trainer run job.json` needs nothing else but storage."""
+
+    version: Literal["v1"] = "v1"
+    """Version of this document."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+    """Name of the run; goes into file metadata, report and log."""
+
+    run_id: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")] = (
+        "local"
+    )
+    """Identity of the run (the resource's UID); a workspace of another run is refused."""
+
+    recipe: DnsLabel
+    """How the model family is trained: sd15."""
+
+    base_model: BaseModelSettings
+    """The diffusion model that the LoRA adapts."""
+
+    dataset: DatasetSettings
+    """The training pictures and their captions."""
+
+    network: NetworkSettings = NetworkSettings()
+    """The LoRA itself."""
+
+    optimization: OptimizationSettings = OptimizationSettings()
+    """How long and how fast to train."""
+
+    checkpoints: CheckpointSettings = CheckpointSettings()
+    """How often progress is made safe in the workspace."""
+
+    validation: ValidationSettings = ValidationSettings()
+    """What is drawn and measured after training."""
+
+    output: OutputSettings
+    """Where the finished LoRA goes."""
+
+    server: ServerSettings = ServerSettings()
+    """Where progress is served."""
+
+    @model_validator(mode="after")
+    def _steps_or_epochs(self) -> "JobDocument":
+        optimization = self.optimization
+        if optimization.steps is not None and optimization.epochs is not None:
+            raise ValueError("optimization: set steps or epochs, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _warmup_within_steps(self) -> "JobDocument":
+        optimization = self.optimization
+        if optimization.steps is not None and optimization.warmup_steps > optimization.steps:
+            raise ValueError("optimization.warmupSteps: must not exceed optimization.steps")
+        return self
+
+
+def explain(error: ValidationError) -> str:
+    """All faults of a document in one line, each with its path and what was expected.
+
+    Args:
+        error: What pydantic raised.
+
+    Returns:
+        Text such as ``network.rank: input should be less than or equal to 512; ...``.
+    """
+    lines = []
+    for fault in error.errors(include_url=False, include_input=False):
+        path = ".".join(str(part) for part in fault["loc"])
+        text = fault["msg"].removeprefix("Value error, ")
+        lines.append(f"{path}: {text}" if path else text)
+    return "; ".join(lines)

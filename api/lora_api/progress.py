@@ -1,0 +1,61 @@
+"""The document behind the trainer's /progress.
+
+A module of its own because it is the one thing that a running pod can make the operator read:
+its bounds, and MAX_PROGRESS_BYTES, are the operator's protection.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from lora_api.base import LenientDocument
+
+MAX_PROGRESS_BYTES = 16 * 1024
+
+
+class Stage(StrEnum):
+    """The trainer's stages, in order; each leaves a marker in the workspace when done."""
+
+    PLAN = "Plan"
+    FETCH = "Fetch"
+    VALIDATE = "Validate"
+    LOAD = "Load"
+    CACHE = "Cache"
+    TRAIN = "Train"
+    SAVE = "Save"
+    SAMPLE = "Sample"
+    PUBLISH = "Publish"
+    DONE = "Done"
+
+
+class Progress(LenientDocument):
+    """How far the trainer has come, at one moment."""
+
+    stage: Stage
+    """What it is doing."""
+
+    stage_percent: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """How much of the stage is done."""
+
+    step: Annotated[int, Field(ge=0, le=100_000_000)] = 0
+    """Optimiser steps done."""
+
+    total_steps: Annotated[int, Field(ge=0, le=100_000_000)] = 0
+    """Optimiser steps in all."""
+
+    loss: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
+    """Training loss, smoothed over about 20 steps."""
+
+    learning_rate: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    """Learning rate of the last step."""
+
+    steps_per_second: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] | None = None
+    """Speed in the steady state."""
+
+    eta_seconds: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
+    """Seconds until the last step, at that speed."""
+
+    updated_at: datetime
+    """When this was true (UTC)."""

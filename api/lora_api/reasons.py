@@ -1,0 +1,118 @@
+"""Every reason that a condition, an event or a result may carry, with its meaning.
+
+A module of its own because reasons are an interface: platforms match on them, so a rename here is
+a breaking change, and docs/reasons.md is generated from this list.
+"""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Stable CamelCase reasons; each has a sentence in `MEANINGS`."""
+
+    # The way of a healthy run.
+    ACCEPTED = "Accepted"
+    NOT_STARTED = "NotStarted"
+    WORKSPACE_BOUND = "WorkspaceBound"
+    WORKSPACE_PENDING = "WorkspacePending"
+    POD_PENDING = "PodPending"
+    POD_STARTING = "PodStarting"
+    RUNNING = "Running"
+    STORED = "Stored"
+    MEASURED = "Measured"
+    NOT_MEASURED = "NotMeasured"
+    COMPLETED = "Completed"
+    # Waiting that somebody can end.
+    UNSCHEDULABLE = "Unschedulable"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    SECRET_NOT_FOUND = "SecretNotFound"
+    CONTAINER_CONFIG_ERROR = "ContainerConfigError"
+    POD_CREATION_REFUSED = "PodCreationRefused"
+    CREATION_REFUSED = "CreationRefused"
+    RETRYING = "Retrying"
+    NAME_TAKEN = "NameTaken"
+    # Ends found by the operator.
+    INVALID_SPEC = "InvalidSpec"
+    RECIPE_NOT_FOUND = "RecipeNotFound"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    OUT_OF_MEMORY = "OutOfMemory"
+    TRAINER_CRASHED = "TrainerCrashed"
+    JOB_VANISHED = "JobVanished"
+    RESULT_MISSING = "ResultMissing"
+    # Ends told by the trainer.
+    INVALID_JOB = "InvalidJob"
+    TOO_FEW_IMAGES = "TooFewImages"
+    TOO_MANY_IMAGES = "TooManyImages"
+    INVALID_IMAGES = "InvalidImages"
+    INVALID_CAPTIONS = "InvalidCaptions"
+    BASE_MODEL_NOT_FOUND = "BaseModelNotFound"
+    BASE_MODEL_INVALID = "BaseModelInvalid"
+    TARGET_MODULES_NOT_FOUND = "TargetModulesNotFound"
+    BUCKET_NOT_FOUND = "BucketNotFound"
+    OBJECT_NOT_FOUND = "ObjectNotFound"
+    CREDENTIALS_MISSING = "CredentialsMissing"
+    ACCESS_DENIED = "AccessDenied"
+    STORAGE_UNREACHABLE = "StorageUnreachable"
+    CHECKSUM_MISMATCH = "ChecksumMismatch"
+    OUTPUT_NOT_WRITABLE = "OutputNotWritable"
+    WORKSPACE_FULL = "WorkspaceFull"
+    WORKSPACE_NOT_WRITABLE = "WorkspaceNotWritable"
+    OUT_OF_GPU_MEMORY = "OutOfGpuMemory"
+    TRAINING_DIVERGED = "TrainingDiverged"
+    ARTIFACT_MISMATCH = "ArtifactMismatch"
+    UPLOAD_FAILED = "UploadFailed"
+    INTERRUPTED = "Interrupted"
+    INTERNAL_ERROR = "InternalError"
+
+
+MEANINGS: dict[Reason, str] = {
+    Reason.ACCEPTED: "The spec is valid and its recipe is known.",
+    Reason.NOT_STARTED: "What this condition waits for has not begun.",
+    Reason.WORKSPACE_BOUND: "The workspace's volume is bound.",
+    Reason.WORKSPACE_PENDING: "The workspace's claim waits for a volume.",
+    Reason.POD_PENDING: "The Job exists; its pod has not been placed on a node yet.",
+    Reason.POD_STARTING: "The pod is on a node; its image is pulled or its container starts.",
+    Reason.RUNNING: "The trainer runs.",
+    Reason.STORED: "The LoRA is in object storage and its digest was checked.",
+    Reason.MEASURED: "The held-out loss of base and base + LoRA was measured.",
+    Reason.NOT_MEASURED: "No pictures were held out, so nothing was measured.",
+    Reason.COMPLETED: "Trained, checked and stored.",
+    Reason.UNSCHEDULABLE: "No node has what the pod asks for (GPUs, memory, volume zone).",
+    Reason.IMAGE_PULL_FAILED: "The trainer image can't be pulled.",
+    Reason.SECRET_NOT_FOUND: "The credentials Secret, or a key in it, does not exist.",
+    Reason.CONTAINER_CONFIG_ERROR: "The kubelet can't create the container from its settings.",
+    Reason.POD_CREATION_REFUSED: "The Job controller may not create the pod (quota, admission).",
+    Reason.CREATION_REFUSED: "The API server refused the Job or the claim (quota, admission).",
+    Reason.RETRYING: "An attempt failed in a way that another may not; it is tried again.",
+    Reason.NAME_TAKEN: "A Job or claim of the needed name exists and is not this run's.",
+    Reason.INVALID_SPEC: "The stored spec does not fit the schema of this operator.",
+    Reason.RECIPE_NOT_FOUND: "spec.recipe names no recipe that this operator knows.",
+    Reason.DEADLINE_EXCEEDED: "spec.limits.activeDeadlineSeconds passed.",
+    Reason.OUT_OF_MEMORY: "The container went over spec.resources.memory and was killed.",
+    Reason.TRAINER_CRASHED: "The trainer ended without saying why.",
+    Reason.JOB_VANISHED: "Somebody deleted the run's Job before it ended.",
+    Reason.RESULT_MISSING: "The Job succeeded, but its pod and with it the result are gone.",
+    Reason.INVALID_JOB: "The job document has missing, unknown or wrong fields.",
+    Reason.TOO_FEW_IMAGES: "Fewer pictures than spec.dataset.minImages.",
+    Reason.TOO_MANY_IMAGES: "More pictures than spec.dataset.maxImages.",
+    Reason.INVALID_IMAGES: "Pictures are unreadable, of a wrong type, or too small.",
+    Reason.INVALID_CAPTIONS: "Captions are missing, empty or not UTF-8.",
+    Reason.BASE_MODEL_NOT_FOUND: "Nothing, or no model_index.json, lies at spec.baseModel.uri.",
+    Reason.BASE_MODEL_INVALID: "The base model does not fit the recipe, or is not safetensors.",
+    Reason.TARGET_MODULES_NOT_FOUND: "spec.network.targetModules name no layer that can be adapted.",
+    Reason.BUCKET_NOT_FOUND: "The bucket does not exist.",
+    Reason.OBJECT_NOT_FOUND: "Nothing lies under the URI.",
+    Reason.CREDENTIALS_MISSING: "An s3:// URI is used, but no credentials are given.",
+    Reason.ACCESS_DENIED: "The storage refused the credentials, or they may not do this.",
+    Reason.STORAGE_UNREACHABLE: "The storage endpoint does not answer.",
+    Reason.CHECKSUM_MISMATCH: "A file arrived different from what the storage holds.",
+    Reason.OUTPUT_NOT_WRITABLE: "spec.output.uri can't be written with the given credentials.",
+    Reason.WORKSPACE_FULL: "The workspace has no room left; raise spec.workspace.size.",
+    Reason.WORKSPACE_NOT_WRITABLE: "The workspace folder can't be written.",
+    Reason.OUT_OF_GPU_MEMORY: "The training does not fit the GPU's memory.",
+    Reason.TRAINING_DIVERGED: "The loss stopped being finite; the bad update was not applied.",
+    Reason.ARTIFACT_MISMATCH: "The saved LoRA, read back, differs from the trained one.",
+    Reason.UPLOAD_FAILED: "Trained, but the result could not be stored; it lies in the workspace.",
+    Reason.INTERRUPTED: "The trainer was told to stop and saved a checkpoint.",
+    Reason.INTERNAL_ERROR: "A fault in the trainer; its log has the details.",
+}

@@ -1,0 +1,81 @@
+"""The trainer's last word: the termination message, at most 4 KiB of JSON.
+
+A module of its own because it is what certainly reaches the operator, even from a pod that lived
+too short to be asked for progress; the kubelet cuts anything longer.
+"""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from lora_api.base import LenientDocument
+from lora_api.reasons import Reason
+from lora_api.training import ArtifactStatus, ValidationStatus
+
+MAX_RESULT_BYTES = 4096
+# A truncated message ends in this, so that a reader knows that the log has more.
+ELLIPSIS = " [...]"
+
+
+class Outcome(StrEnum):
+    """How the trainer's process ended."""
+
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    INTERRUPTED = "Interrupted"
+
+
+class Result(LenientDocument):
+    """What became of one attempt."""
+
+    outcome: Outcome
+    """How it ended."""
+
+    reason: Reason
+    """Stable word for programs."""
+
+    message: Annotated[str, Field(max_length=2048)]
+    """Sentence for people: what, where, and what to do about it."""
+
+    retryable: bool
+    """Whether another attempt of the same job can succeed."""
+
+    step: Annotated[int, Field(ge=0)] = 0
+    """Optimiser steps done."""
+
+    total_steps: Annotated[int, Field(ge=0)] = 0
+    """Optimiser steps in all."""
+
+    loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """Smoothed training loss at the end."""
+
+    artifact: ArtifactStatus | None = None
+    """The stored LoRA, where there is one."""
+
+    validation: ValidationStatus | None = None
+    """Held-out losses, where they were measured."""
+
+    stage_seconds: dict[str, float] = {}
+    """Seconds spent in each stage of this attempt."""
+
+    def to_termination_message(self) -> bytes:
+        """The result as JSON that fits a termination message.
+
+        Returns:
+            At most MAX_RESULT_BYTES of UTF-8; only `message` is shortened to fit.
+        """
+        data = self._encode()
+        if len(data) <= MAX_RESULT_BYTES:
+            return data
+        # JSON escapes grow a character to six bytes at most (\\u00XX), so cutting the excess in
+        # characters always suffices and the loop below only refines what is kept.
+        keep = len(self.message)
+        while len(data) > MAX_RESULT_BYTES and keep > 0:
+            keep = max(0, keep - max(16, (len(data) - MAX_RESULT_BYTES) // 6))
+            short = self.model_copy(update={"message": self.message[:keep] + ELLIPSIS})
+            data = short._encode()
+        return data
+
+    def _encode(self) -> bytes:
+        return self.model_dump_json(by_alias=True, exclude_none=True).encode()
