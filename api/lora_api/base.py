@@ -6,8 +6,10 @@ limit) and a field that invented its own type would escape it.
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 from pydantic.alias_generators import to_camel
+
+from lora_api.cel import EXTENSION, CelRule
 
 MAX_URI_LENGTH = 1024
 
@@ -28,6 +30,19 @@ class LenientDocument(Document):
     """A document another version may have written: unknown fields are dropped, not refused."""
 
     model_config = ConfigDict(extra="ignore")
+
+
+def document_config(*rules: CelRule) -> ConfigDict:
+    """Model configuration that carries cross-field rules into the generated CRD.
+
+    Args:
+        *rules: Rules over the model's object.
+
+    Returns:
+        Configuration to assign to `model_config`; the rest is inherited.
+    """
+    entries: list[JsonValue] = [dict(rule.to_schema()) for rule in rules]
+    return ConfigDict(json_schema_extra={EXTENSION: entries})
 
 
 # One `//`-free, `..`-free, unescaped path after the bucket: what a person can read is what is
@@ -73,5 +88,7 @@ ReasonWord = Annotated[
 ]
 Message = Annotated[str, StringConstraints(max_length=2048)]
 Digest = Annotated[str, StringConstraints(max_length=71, pattern=r"^sha256:[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
+Loss = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 UnitInterval = Annotated[float, Field(ge=0.0, le=1.0)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]

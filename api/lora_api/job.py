@@ -6,7 +6,7 @@ operator writes it into the pod, a person writes it into job.json.
 
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from lora_api.base import DnsLabel, Document
 from lora_api.settings import (
@@ -76,20 +76,6 @@ class JobDocument(Document):
 
     server: ServerSettings = ServerSettings()
     """Where progress is served."""
-
-    @model_validator(mode="after")
-    def _steps_or_epochs(self) -> "JobDocument":
-        optimization = self.optimization
-        if optimization.steps is not None and optimization.epochs is not None:
-            raise ValueError("optimization: set steps or epochs, not both")
-        return self
-
-    @model_validator(mode="after")
-    def _warmup_within_steps(self) -> "JobDocument":
-        optimization = self.optimization
-        if optimization.steps is not None and optimization.warmup_steps > optimization.steps:
-            raise ValueError("optimization.warmupSteps: must not exceed optimization.steps")
-        return self
 
 
 def explain(error: ValidationError) -> str:

@@ -25,7 +25,7 @@ class Reason(StrEnum):
     # Waiting that somebody can end.
     UNSCHEDULABLE = "Unschedulable"
     IMAGE_PULL_FAILED = "ImagePullFailed"
-    SECRET_NOT_FOUND = "SecretNotFound"
+    SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105
     CONTAINER_CONFIG_ERROR = "ContainerConfigError"
     POD_CREATION_REFUSED = "PodCreationRefused"
     CREATION_REFUSED = "CreationRefused"
@@ -99,7 +99,7 @@ MEANINGS: dict[Reason, str] = {
     Reason.INVALID_CAPTIONS: "Captions are missing, empty or not UTF-8.",
     Reason.BASE_MODEL_NOT_FOUND: "Nothing, or no model_index.json, lies at spec.baseModel.uri.",
     Reason.BASE_MODEL_INVALID: "The base model does not fit the recipe, or is not safetensors.",
-    Reason.TARGET_MODULES_NOT_FOUND: "spec.network.targetModules name no layer that can be adapted.",
+    Reason.TARGET_MODULES_NOT_FOUND: "No layer of the base model can take the LoRA.",
     Reason.BUCKET_NOT_FOUND: "The bucket does not exist.",
     Reason.OBJECT_NOT_FOUND: "Nothing lies under the URI.",
     Reason.CREDENTIALS_MISSING: "An s3:// URI is used, but no credentials are given.",

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from lora_api.base import LenientDocument
+from lora_api.base import Count, LenientDocument, Loss
 from lora_api.reasons import Reason
 from lora_api.training import ArtifactStatus, ValidationStatus
 
@@ -41,13 +41,13 @@ class Result(LenientDocument):
     retryable: bool
     """Whether another attempt of the same job can succeed."""
 
-    step: Annotated[int, Field(ge=0)] = 0
+    step: Count = 0
     """Optimiser steps done."""
 
-    total_steps: Annotated[int, Field(ge=0)] = 0
+    total_steps: Count = 0
     """Optimiser steps in all."""
 
-    loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    loss: Loss | None = None
     """Smoothed training loss at the end."""
 
     artifact: ArtifactStatus | None = None
@@ -56,7 +56,7 @@ class Result(LenientDocument):
     validation: ValidationStatus | None = None
     """Held-out losses, where they were measured."""
 
-    stage_seconds: dict[str, float] = {}
+    stage_seconds: Annotated[dict[str, float], Field(default_factory=dict, max_length=16)]
     """Seconds spent in each stage of this attempt."""
 
     def to_termination_message(self) -> bytes:

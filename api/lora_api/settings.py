@@ -5,11 +5,20 @@ at once: there is no second spelling to forget.
 """
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from lora_api.base import Document, ModuleName, Prompt, Seed, StorageUri, UnitInterval
+from lora_api.base import (
+    Document,
+    ModuleName,
+    Prompt,
+    Seed,
+    StorageUri,
+    UnitInterval,
+    document_config,
+)
+from lora_api.cel import CelRule
 
 DEFAULT_STEPS = 1000
 
@@ -39,8 +48,21 @@ class BaseModelSettings(Document):
     safetensors weights. In the cluster: s3://bucket/prefix."""
 
 
+IMAGE_BOUNDS = CelRule("self.minImages <= self.maxImages", "minImages must not exceed maxImages")
+STEPS_OR_EPOCHS = CelRule(
+    "!(has(self.steps) && has(self.epochs))", "set steps or epochs, not both", field="epochs"
+)
+WARMUP_WITHIN_STEPS = CelRule(
+    "!has(self.steps) || self.warmupSteps <= self.steps",
+    "warmupSteps must not exceed steps",
+    field="warmupSteps",
+)
+
+
 class DatasetSettings(Document):
     """The training pictures and their captions."""
+
+    model_config = document_config(IMAGE_BOUNDS)
 
     uri: StorageUri
     """Prefix under which the pictures (JPG, PNG or WebP) lie. A text file of the same name with
@@ -66,6 +88,12 @@ class DatasetSettings(Document):
     """Share of training samples whose caption is left empty, which keeps classifier-free guidance
     working with the LoRA."""
 
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.min_images > self.max_images:
+            raise ValueError(IMAGE_BOUNDS.message)
+        return self
+
 
 class NetworkSettings(Document):
     """The LoRA itself: low-rank matrices added to chosen layers of the base model."""
@@ -80,18 +108,20 @@ class NetworkSettings(Document):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of the LoRA's inputs that is zeroed at each step, against overfitting."""
 
-    target_modules: Annotated[list[ModuleName], Field(min_length=1, max_length=64)] = [
+    target_modules: Annotated[tuple[ModuleName, ...], Field(min_length=1, max_length=64)] = (
         "to_q",
         "to_k",
         "to_v",
         "to_out.0",
-    ]
+    )
     """Names, or endings of names, of the base model's linear or convolution layers to adapt.
     Default: the attention projections."""
 
 
 class OptimizationSettings(Document):
     """How long and how fast to train."""
+
+    model_config = document_config(STEPS_OR_EPOCHS, WARMUP_WITHIN_STEPS)
 
     steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Number of optimiser steps. Default: 1000 where neither steps nor epochs is given."""
@@ -127,6 +157,18 @@ class OptimizationSettings(Document):
     precision: Precision = Precision.AUTO
     """Arithmetic of the frozen base model. auto: bf16 on a GPU that has it, else fp32."""
 
+    @model_validator(mode="after")
+    def _steps_or_epochs(self) -> Self:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(STEPS_OR_EPOCHS.message)
+        return self
+
+    @model_validator(mode="after")
+    def _warmup_within_steps(self) -> Self:
+        if self.steps is not None and self.warmup_steps > self.steps:
+            raise ValueError(WARMUP_WITHIN_STEPS.message)
+        return self
+
 
 class CheckpointSettings(Document):
     """How often progress is made safe in the workspace."""
@@ -141,7 +183,7 @@ class CheckpointSettings(Document):
 class ValidationSettings(Document):
     """What is drawn and measured after training, with the base model beside base + LoRA."""
 
-    prompts: Annotated[list[Prompt], Field(max_length=16)] = []
+    prompts: Annotated[tuple[Prompt, ...], Field(max_length=16)] = ()
     """Prompts to draw with the same seeds before and after. Default: three made from the trigger
     word."""
 

@@ -11,17 +11,22 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from lora_api.base import (
+    Count,
     Digest,
     DnsLabel,
     DnsSubdomain,
     Document,
     ImageReference,
     LenientDocument,
+    Loss,
     Message,
     Quantity,
     ReasonWord,
+    UnitInterval,
     UserName,
+    document_config,
 )
+from lora_api.cel import CelRule
 from lora_api.settings import (
     BaseModelSettings,
     CheckpointSettings,
@@ -37,6 +42,30 @@ PLURAL = "loratrainings"
 # Children are named after the run ("-workspace" is the longest suffix), and a Job's name has to
 # fit a label value of 63 characters.
 MAX_NAME_LENGTH = 52
+
+
+SPEC_IMMUTABLE = CelRule("self == oldSelf", "spec is immutable: delete this run and create another")
+HELD_OUT_BELOW_MINIMUM = CelRule(
+    "self.validation.heldOutImages < self.dataset.minImages",
+    "validation.heldOutImages must be below dataset.minImages, or no picture is left to train on",
+    field="validation.heldOutImages",
+)
+NAME_FITS_CHILDREN = CelRule(
+    f"self.metadata.name.size() <= {MAX_NAME_LENGTH}",
+    f"metadata.name must be at most {MAX_NAME_LENGTH} characters: the Job and its pod are named "
+    "after it",
+)
+
+
+def _in_object_storage(*path: str) -> CelRule:
+    """A pod has no files of the user's: what file:// means to a person at a laptop it can't."""
+    name = ".".join(path)
+    return CelRule(
+        f"self.{name}.startsWith('s3://')",
+        f"{name} must start with s3:// (file:// works only with lora-trainer run, outside the "
+        "cluster)",
+        field=name,
+    )
 
 
 class Phase(StrEnum):
@@ -106,6 +135,14 @@ class LimitSettings(Document):
 class LoRATrainingSpec(Document):
     """What to train, on what, and where the result goes."""
 
+    model_config = document_config(
+        SPEC_IMMUTABLE,
+        HELD_OUT_BELOW_MINIMUM,
+        _in_object_storage("baseModel", "uri"),
+        _in_object_storage("dataset", "uri"),
+        _in_object_storage("output", "uri"),
+    )
+
     user: UserName | None = None
     """Person or account on whose behalf the run is made."""
 
@@ -166,7 +203,7 @@ class Condition(LenientDocument):
     message: Message = ""
     """Sentence for people: what, where, and what to do about it."""
 
-    observed_generation: Annotated[int, Field(ge=0)] | None = None
+    observed_generation: Count | None = None
     """metadata.generation that this was found at."""
 
     last_transition_time: datetime
@@ -179,25 +216,25 @@ class ProgressStatus(LenientDocument):
     stage: Annotated[str, Field(max_length=64)] | None = None
     """What the trainer is doing: Fetch, Cache, Train, Sample, Publish, ..."""
 
-    step: Annotated[int, Field(ge=0)] = 0
+    step: Count = 0
     """Optimiser steps done."""
 
-    total_steps: Annotated[int, Field(ge=0)] = 0
+    total_steps: Count = 0
     """Optimiser steps in all."""
 
     percent: Annotated[int, Field(ge=0, le=100)] = 0
     """step / totalSteps in percent, rounded down."""
 
-    loss: float | None = None
+    loss: Loss | None = None
     """Smoothed training loss (denoising mean squared error)."""
 
-    learning_rate: float | None = None
+    learning_rate: UnitInterval | None = None
     """Learning rate of the last step."""
 
-    steps_per_second: Annotated[float, Field(ge=0)] | None = None
+    steps_per_second: Annotated[float, Field(ge=0, le=1e6)] | None = None
     """Speed in the steady state, without start and checkpoints."""
 
-    eta_seconds: Annotated[int, Field(ge=0)] | None = None
+    eta_seconds: Count | None = None
     """Seconds until the last step, at that speed."""
 
     eta: Annotated[str, Field(max_length=32)] | None = None
@@ -216,7 +253,7 @@ class ArtifactStatus(LenientDocument):
     digest: Digest
     """sha256 of the file."""
 
-    size_bytes: Annotated[int, Field(ge=0)]
+    size_bytes: Count
     """Size of the file in bytes."""
 
     format: Annotated[str, Field(max_length=64)]
@@ -232,16 +269,16 @@ class ArtifactStatus(LenientDocument):
 class ValidationStatus(LenientDocument):
     """The held-out denoising loss, same pictures, noise and timesteps for both models."""
 
-    base_loss: Annotated[float, Field(ge=0)] | None = None
+    base_loss: Loss | None = None
     """Mean squared error of the base model."""
 
-    lora_loss: Annotated[float, Field(ge=0)] | None = None
+    lora_loss: Loss | None = None
     """Mean squared error of base + LoRA."""
 
-    improvement_percent: float | None = None
+    improvement_percent: Annotated[float, Field(ge=-1e9, le=100)] | None = None
     """100 * (baseLoss - loraLoss) / baseLoss; negative where the LoRA made it worse."""
 
-    held_out_images: Annotated[int, Field(ge=0)] = 0
+    held_out_images: Count = 0
     """Pictures that the losses were measured on."""
 
 
@@ -264,7 +301,7 @@ class FailureStatus(LenientDocument):
 class LoRATrainingStatus(LenientDocument):
     """What the operator observes of the run."""
 
-    observed_generation: Annotated[int, Field(ge=0)] | None = None
+    observed_generation: Count | None = None
     """metadata.generation that this status was derived from."""
 
     phase: Phase | None = None
@@ -273,13 +310,13 @@ class LoRATrainingStatus(LenientDocument):
     message: Message | None = None
     """Why the run waits or failed, or what it produced, in one sentence."""
 
-    conditions: Annotated[list[Condition], Field(max_length=16)] = []
+    conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = ()
     """Aspects of the run's state, by type."""
 
     progress: ProgressStatus | None = None
     """How far the training has come."""
 
-    attempts: Annotated[int, Field(ge=0)] | None = None
+    attempts: Count | None = None
     """Trainer pods that were started, the present one included."""
 
     started_at: datetime | None = None
