@@ -1,0 +1,82 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CLUSTER := $(BIN)/python -m lora_cluster
+PACKAGES := -p lora_api -p lora_crd -p lora_cluster -p lora_demo -p lora_operator -p lora_trainer -p smallbase
+SOURCES := api operator trainer-image cluster demo examples benchmarks tests
+
+.PHONY: help setup generate lock lint test test-unit test-api test-trainer test-e2e \
+        cluster images install demo down clean bench
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# --- Working on the code -------------------------------------------------------------------------
+
+setup: $(STAMP) ## Make the virtual environment from the hash-pinned lists
+
+$(STAMP): requirements/bootstrap.txt requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "installing python3-venv"; apt-get update -qq; apt-get install -qq -y python3-venv; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/bootstrap.txt
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps -e .
+	@touch $@
+
+generate: $(STAMP) ## Write crds/ and docs/reasons.md from the models in api/
+	$(BIN)/python -m lora_crd
+
+lock: $(STAMP) ## Pin requirements/*.in again, with hashes
+	bash requirements/lock.sh $(BIN)/uv
+
+lint: $(STAMP) ## Format, lint, types, layers, generated files
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy $(PACKAGES)
+	$(BIN)/lint-imports
+	$(BIN)/python -m lora_crd --check
+
+test: lint ## Everything: lint, unit, API server, trainer and cluster tests
+	$(BIN)/pytest tests/unit
+	$(BIN)/pytest tests/api tests/trainer
+	$(MAKE) test-e2e
+
+test-unit: $(STAMP) ## Rules, builders and other pure code (seconds)
+	$(BIN)/pytest tests/unit
+
+test-api: $(STAMP) ## Against a real etcd and API server (about a minute)
+	$(BIN)/pytest tests/api
+
+test-trainer: $(STAMP) ## Trains on the small base model (minutes)
+	$(BIN)/pytest tests/trainer
+
+test-e2e: install ## Against the full cluster with real pods (minutes)
+	$(BIN)/pytest tests/e2e
+
+# --- Running it ----------------------------------------------------------------------------------
+
+cluster: $(STAMP) ## Start the local cluster
+	$(CLUSTER) up
+
+images: cluster ## Build both images and load them into the cluster
+	$(CLUSTER) build-image operator
+	$(CLUSTER) build-image trainer
+
+install: images ## Install the chart into the local cluster
+	$(BIN)/python -m lora_demo install
+
+demo: $(STAMP) ## From nothing to a LoRA one can look at
+	$(BIN)/python -m lora_demo run
+
+down: ## Stop the local cluster and remove all it left
+	@if test -x $(BIN)/python; then $(CLUSTER) down; else echo "nothing to stop: no $(VENV)"; fi
+
+clean: down ## Also remove the virtual environment and build results
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
