@@ -27,6 +27,9 @@ NODES = [
     *nodes("spec", SCHEMA["properties"]["spec"]),
     *nodes("status", SCHEMA["properties"]["status"]),
 ]
+    *nodes("spec", SCHEMA["properties"]["spec"]),
+    *nodes("status", SCHEMA["properties"]["status"]),
+]
 
 
 def is_bounded(schema: dict[str, Any]) -> bool:
