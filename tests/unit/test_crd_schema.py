@@ -27,9 +27,6 @@ NODES = [
     *nodes("spec", SCHEMA["properties"]["spec"]),
     *nodes("status", SCHEMA["properties"]["status"]),
 ]
-    *nodes("spec", SCHEMA["properties"]["spec"]),
-    *nodes("status", SCHEMA["properties"]["status"]),
-]
 
 
 def is_bounded(schema: dict[str, Any]) -> bool:
