@@ -1,0 +1,102 @@
+"""How to reach the local cluster, as `lora-cluster env` tells it.
+
+A module of its own so that the rest of the demonstration knows addresses and credentials only,
+not how the cluster was made.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+
+_EXPORT = re.compile(r"^export (\w+)=(.*)$")
+
+
+class DemoError(Exception):
+    """Something the demonstration needs did not work; the text says what to do."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Environment:
+    """Where the cluster's API server and object storage are.
+
+    Attributes:
+        variables: Environment for kubectl and helm, KUBECONFIG and PATH among them.
+        s3_endpoint: Object storage as seen from this machine.
+        s3_cluster_endpoint: Object storage as seen from a pod.
+        access_key: Access key of the object storage.
+        secret_key: Secret key of the object storage.
+    """
+
+    variables: dict[str, str]
+    s3_endpoint: str
+    s3_cluster_endpoint: str
+    access_key: str
+    secret_key: str
+
+
+def cluster(*arguments: str) -> None:
+    """Runs a `lora-cluster` command with its output shown.
+
+    Raises:
+        DemoError: The command failed; it has said why.
+    """
+    command = [sys.executable, "-m", "lora_cluster", *arguments]
+    if subprocess.run(command, check=False).returncode:
+        raise DemoError(f"`{shlex.join(command[1:])}` failed: the lines above say why")
+
+
+def read_environment() -> Environment:
+    """Asks the running cluster for its addresses.
+
+    Raises:
+        DemoError: The cluster does not run.
+    """
+    answer = subprocess.run(
+        [sys.executable, "-m", "lora_cluster", "env"], capture_output=True, text=True, check=False
+    )
+    if answer.returncode:
+        raise DemoError(
+            answer.stderr.strip() or "the cluster does not run: `make cluster` starts it"
+        )
+    exported = {}
+    for line in answer.stdout.splitlines():
+        if match := _EXPORT.match(line):
+            value = os.path.expandvars(match[2].strip('"')) if "$PATH" in match[2] else match[2]
+            exported[match[1]] = shlex.split(value)[0]
+    return Environment(
+        variables={**os.environ, **exported},
+        s3_endpoint=exported["AWS_ENDPOINT_URL"],
+        s3_cluster_endpoint=exported["LORA_S3_CLUSTER_ENDPOINT"],
+        access_key=exported["AWS_ACCESS_KEY_ID"],
+        secret_key=exported["AWS_SECRET_ACCESS_KEY"],
+    )
+
+
+def run(environment: Environment, *command: str, stdin: str | None = None) -> str:
+    """Runs kubectl or helm against the cluster.
+
+    Args:
+        environment: Where the cluster is.
+        *command: Program and arguments.
+        stdin: Text for its standard input.
+
+    Returns:
+        Its standard output.
+
+    Raises:
+        DemoError: It failed.
+    """
+    done = subprocess.run(
+        command,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment.variables,
+    )
+    if done.returncode:
+        raise DemoError(f"`{shlex.join(command)}` failed: {done.stderr.strip()}")
+    return done.stdout
