@@ -34,7 +34,9 @@ def main() -> int:
         if arguments.command == "run":
             run_quickstart(environment, console)
     except DemoError as error:
-        Console(stderr=True).print(f"error: {error}", style="bold red", highlight=False)
+        Console(stderr=True).print(
+            f"error: {error}", style="bold red", highlight=False, markup=False
+        )
         return 1
     except KeyboardInterrupt:
         console.print("stopped watching; cluster and run go on (`make down` ends them)")

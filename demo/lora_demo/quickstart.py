@@ -46,7 +46,12 @@ def run_quickstart(environment: Environment, console: Console) -> Path:
     status = follow(environment, console, namespace=namespace, name=name)
     if status.phase is not Phase.COMPLETED or status.artifact is None:
         raise DemoError(f"the run ended as {status.phase}: {status.message}")
-    return _present(environment, objects, console, status, status.artifact, namespace)
+    sheet = _fetch(objects, status.artifact)
+    console.rule("result")
+    table = run(environment, "kubectl", "get", "loratrainings", "--namespace", namespace)
+    console.print(table, highlight=False, markup=False, soft_wrap=True)
+    _print_result(console, status, status.artifact)
+    return sheet
 
 
 def _remove_previous(
@@ -98,27 +103,21 @@ def _prepare_namespace(environment: Environment, namespace: str, secret: str) ->
         run(environment, "kubectl", "apply", "-f", "-", stdin=json.dumps(manifest))
 
 
-def _present(
-    environment: Environment,
-    objects: Minio,
-    console: Console,
-    status: LoRATrainingStatus,
-    artifact: ArtifactStatus,
-    namespace: str,
-) -> Path:
-    """Fetches the result, checks its digest and prints where everything lies."""
+def _fetch(objects: Minio, artifact: ArtifactStatus) -> Path:
+    """Downloads what the run stored and holds the LoRA against the digest in its status."""
     shutil.rmtree(RESULTS, ignore_errors=True)
     digest = store.download(objects, artifact.uri, RESULTS / "model.safetensors")
     if digest != artifact.digest:
         raise DemoError(f"{artifact.uri} has digest {digest}, its status says {artifact.digest}")
     if artifact.contact_sheet_uri is None or artifact.report_uri is None:
         raise DemoError("the run stored no contact sheet or report")
+    store.download(objects, artifact.report_uri, RESULTS / "report.json")
     sheet = RESULTS / "contact-sheet.png"
     store.download(objects, artifact.contact_sheet_uri, sheet)
-    store.download(objects, artifact.report_uri, RESULTS / "report.json")
-    console.rule("result")
-    table = run(environment, "kubectl", "get", "loratrainings", "--namespace", namespace)
-    console.print(table, highlight=False, soft_wrap=True)
+    return sheet
+
+
+def _print_result(console: Console, status: LoRATrainingStatus, artifact: ArtifactStatus) -> None:
     lines = [
         ("LoRA", f"{artifact.uri} ({artifact.size_bytes:,} bytes, {artifact.format} keys)"),
         ("digest", f"{artifact.digest} (checked on the downloaded file)"),
@@ -128,7 +127,9 @@ def _present(
         lines.append(
             ("held-out loss", f"{measured.base_loss:.4f} base, {measured.lora_loss:.4f} with LoRA")
         )
-    lines += [("contact sheet", str(sheet)), ("report", str(RESULTS / "report.json"))]
+    lines += [
+        ("report", str(RESULTS / "report.json")),
+        ("contact sheet", str(RESULTS / "contact-sheet.png")),
+    ]
     for label, text in lines:
-        console.print(f"  {label:<14} {text}", highlight=False, soft_wrap=True)
-    return sheet
+        console.print(f"  {label:<14} {text}", highlight=False, markup=False, soft_wrap=True)

@@ -85,7 +85,7 @@ class _Display:
         self.bar = Progress(
             TextColumn("{task.fields[phase]:<10}"),
             BarColumn(bar_width=40),
-            TextColumn("{task.percentage:>3.0f} %  {task.fields[detail]}"),
+            TextColumn("{task.percentage:>3.0f} %  {task.fields[detail]}", markup=False),
             TimeElapsedColumn(),
             console=console,
             disable=not console.is_terminal,
@@ -99,12 +99,11 @@ class _Display:
         self.bar.update(
             self._task, completed=percent, phase=phase.value, detail=_detail(status, phase)
         )
-        said = (phase, status.message if phase is not Phase.TRAINING else None)
-        if not self._console.is_terminal:
-            said = (*said, percent // PERCENT_PER_LINE)
+        tens = None if self._console.is_terminal else percent // PERCENT_PER_LINE
+        said = (phase, status.message if phase is not Phase.TRAINING else None, tens)
         if said != self._said:
             self._said = said
-            self._console.print(_line(status, phase, percent), highlight=False)
+            self._console.print(_line(status, phase, percent), highlight=False, markup=False)
 
 
 def _detail(status: LoRATrainingStatus, phase: Phase) -> str:
