@@ -307,6 +307,9 @@ class LoRATrainingStatus(LenientDocument):
     phase: Phase | None = None
     """Summary for people; the conditions are the truth."""
 
+    phase_started_at: datetime | None = None
+    """When the run entered its present phase."""
+
     message: Message | None = None
     """Why the run waits or failed, or what it produced, in one sentence."""
 

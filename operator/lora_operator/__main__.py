@@ -1,0 +1,134 @@
+"""`python -m lora_operator`: the command line, in a pod and on a laptop alike.
+
+A module of its own because it is the only one that reads arguments and ends the process.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from lora_operator import logs
+from lora_operator.app import run
+from lora_operator.settings import DEFAULT_TRAINER_IMAGE, ProgressRoute, Settings, default_of
+
+DESCRIPTION = """\
+Train LoRAs of diffusion models: watches LoRATrainings, runs each as a Job, mirrors its progress.
+
+Runs in a pod with its ServiceAccount, or from a laptop against the current kubeconfig
+(KUBECONFIG or ~/.kube/config). Every option can be set by an environment variable, too."""
+
+EPILOG = """\
+examples:
+  python -m lora_operator --no-leader-elect          on a laptop, all namespaces
+  python -m lora_operator --namespace studio         only what is in the namespace studio
+  LORA_TRAINER_IMAGE=registry/lora-trainer:1.2 python -m lora_operator
+
+SIGTERM ends it gracefully: what is in work is finished, the Lease is given back."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and run until stopped; returns the exit status."""
+    settings = parse(sys.argv[1:] if arguments is None else arguments, os.environ)
+    logs.set_up(log_format=settings.log_format, level=settings.log_level)
+    return asyncio.run(run(settings))
+
+
+def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """Settings from the command line, then the environment, then the defaults."""
+    given = _parser(environment).parse_args(arguments)
+    namespaces = [part for text in given.namespace for part in text.split(",") if part]
+    defaults = Settings()
+    return Settings(
+        namespaces=tuple(dict.fromkeys(namespaces)),
+        trainer_image=given.trainer_image,
+        progress_via=ProgressRoute(given.progress_via),
+        host=given.host,
+        port=given.metrics_port,
+        leader_elect=given.leader_elect,
+        lease_name=given.lease_name,
+        lease_namespace=given.lease_namespace,
+        identity=environment.get("POD_NAME") or defaults.identity,
+        workers=given.workers,
+        log_format=given.log_format,
+        log_level=given.log_level,
+    )
+
+
+def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lora_operator",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    defaults = Settings()
+
+    def env(name: str, fallback: str) -> str:
+        return default_of(name, environment, fallback)
+
+    add = parser.add_argument
+    watched = env("namespaces", "")
+    add(
+        "-n", "--namespace", "--namespaces", action="append", metavar="NAME",
+        default=[watched] if watched else [],
+        help="serve only this namespace; may be repeated or hold a comma-separated list "
+        "(default: all namespaces; LORA_OPERATOR_NAMESPACES)",
+    )  # fmt: skip
+    add(
+        "--trainer-image", metavar="IMAGE",
+        default=environment.get("LORA_TRAINER_IMAGE") or DEFAULT_TRAINER_IMAGE,
+        help="image of runs that name none in spec.image (default: %(default)s; "
+        "LORA_TRAINER_IMAGE)",
+    )  # fmt: skip
+    add(
+        "--progress-via", choices=[route.value for route in ProgressRoute],
+        default=env("progress_via", ProgressRoute.AUTO),
+        help="how trainers are asked for progress: direct to the pod's address, through the API "
+        "server's pod proxy (needs get on pods/proxy), or auto: direct in a cluster, proxy from "
+        "outside (default: %(default)s; LORA_OPERATOR_PROGRESS_VIA)",
+    )  # fmt: skip
+    add(
+        "--host", metavar="ADDRESS", default=env("host", defaults.host),
+        help="address of the HTTP server (default: %(default)s; LORA_OPERATOR_HOST)",
+    )  # fmt: skip
+    add(
+        "--metrics-port", type=int, metavar="PORT",
+        default=int(env("metrics_port", str(defaults.port))),
+        help="port of /metrics, /healthz and /readyz (default: %(default)s; "
+        "LORA_OPERATOR_METRICS_PORT)",
+    )  # fmt: skip
+    add(
+        "--leader-elect", action=argparse.BooleanOptionalAction,
+        default=env("leader_elect", "true").lower() not in {"false", "0", "no"},
+        help="hold a Lease before acting, so that of several replicas only one acts (default: on; "
+        "LORA_OPERATOR_LEADER_ELECT)",
+    )  # fmt: skip
+    add(
+        "--lease-name", metavar="NAME", default=env("lease_name", defaults.lease_name),
+        help="name of the Lease (default: %(default)s; LORA_OPERATOR_LEASE_NAME)",
+    )  # fmt: skip
+    add(
+        "--lease-namespace", metavar="NAME",
+        default=env("lease_namespace", environment.get("POD_NAMESPACE", "")) or None,
+        help="namespace of the Lease (default: our own; LORA_OPERATOR_LEASE_NAMESPACE)",
+    )  # fmt: skip
+    add(
+        "--workers", type=int, metavar="N", default=int(env("workers", str(defaults.workers))),
+        help="runs that are looked at at once (default: %(default)s; LORA_OPERATOR_WORKERS)",
+    )  # fmt: skip
+    add(
+        "--log-format", choices=["text", "json"], default=env("log_format", defaults.log_format),
+        help="lines for people or JSON (default: %(default)s; LORA_OPERATOR_LOG_FORMAT)",
+    )  # fmt: skip
+    add(
+        "--log-level", choices=["DEBUG", "INFO", "WARNING", "ERROR"], type=str.upper,
+        default=env("log_level", defaults.log_level).upper(),
+        help="what is logged (default: %(default)s; LORA_OPERATOR_LOG_LEVEL)",
+    )  # fmt: skip
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,237 @@
+"""The operator process: its parts, the order in which they start, and how it ends.
+
+A module of its own because the order is a rule: nothing acts before the cache is filled and the
+Lease is held, and the Lease is given back before the watches end.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import aiohttp
+
+from lora_operator.actions import Actor
+from lora_operator.api_watch import ApiWatch
+from lora_operator.cache import Cache, Key, key_of
+from lora_operator.errors import OperatorError, UnavailableError
+from lora_operator.feed import Feed
+from lora_operator.kube.client import KubeClient
+from lora_operator.kube.credentials import Connection, connect
+from lora_operator.kube.resources import TRAININGS
+from lora_operator.leader import Elector
+from lora_operator.logs import log
+from lora_operator.metrics import Metrics
+from lora_operator.puller import ProgressPuller
+from lora_operator.reconcile import Reconciler
+from lora_operator.run_metrics import RunCollector
+from lora_operator.settings import Settings
+from lora_operator.status import StatusWriter
+from lora_operator.sweep import Sweeper
+from lora_operator.web import WebServer, measure_lag
+from lora_operator.workers import Workers
+from lora_operator.workqueue import Schedule, WorkQueue
+
+CRD_POLL_SECONDS = 2.0
+
+
+async def run(settings: Settings) -> int:
+    """Run until told to stop.
+
+    Returns:
+        Exit status: 0 after SIGTERM or SIGINT, 1 where the process can't go on.
+    """
+    try:
+        connection = connect()
+    except OperatorError as error:
+        log("can't start", level=logging.ERROR, reason=error.reason, message=error.message)
+        return 1
+    stop = asyncio.Event()
+    catch_signals(stop)
+    app = App(settings, connection)
+    try:
+        return await app.run(stop)
+    finally:
+        await app.close()
+
+
+def catch_signals(stop: asyncio.Event) -> None:
+    """Let SIGTERM and SIGINT set `stop`."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+
+class App:
+    """All parts of one process."""
+
+    def __init__(self, settings: Settings, connection: Connection) -> None:
+        """Wire the parts; nothing runs yet."""
+        self._settings = settings
+        self._metrics = metrics = Metrics()
+        self._cache = cache = Cache()
+        metrics.registry.register(RunCollector(cache))
+        self._queue: WorkQueue[Key] = WorkQueue(schedule=Schedule(), clock=time.monotonic)
+        metrics.queue_depth.set_function(lambda: len(self._queue))
+
+        self._session = connection.session(ApiWatch(metrics=metrics))
+        self._pod_session = aiohttp.ClientSession(headers={"User-Agent": "lora-operator"})
+        lease_client = KubeClient(session=self._session, server=connection.server)
+        self._elector = Elector(
+            client=lease_client,
+            namespace=settings.lease_namespace or connection.namespace,
+            name=settings.lease_name,
+            identity=settings.identity,
+        )
+        guard = self._elector.guard if settings.leader_elect else lambda: None
+        self._client = client = KubeClient(
+            session=self._session, server=connection.server, guard=guard
+        )
+        self._sweeper = Sweeper(
+            client=client,
+            cache=cache,
+            metrics=metrics,
+            namespaces=settings.namespaces,
+            on_change=self._queue.add,
+        )
+        api_watch = ApiWatch(metrics=metrics, on_list=self._sweeper.ask)
+        self._feed = Feed(
+            cache=cache,
+            connection=connection,
+            middleware=api_watch,
+            namespaces=settings.namespaces,
+            on_change=self._queue.add,
+        )
+        self._puller = ProgressPuller(
+            cache=cache,
+            pods=self._pod_session,
+            api=self._session,
+            server=connection.server,
+            in_cluster=connection.in_cluster,
+            route=settings.progress_via,
+            metrics=metrics,
+            on_change=self._queue.add,
+        )
+        reconciler = Reconciler(
+            client=client,
+            cache=cache,
+            actor=Actor(client=client, cache=cache, default_image=settings.trainer_image),
+            writer=StatusWriter(client=client, identity=settings.identity),
+            metrics=metrics,
+            progress_of=self._puller.progress_of,
+        )
+        self._workers = Workers(
+            queue=self._queue,
+            reconcile=reconciler.reconcile,
+            count=settings.workers,
+            metrics=metrics,
+        )
+        self._is_synced = False
+        self._web = WebServer(
+            host=settings.host,
+            port=settings.port,
+            registry=metrics.registry,
+            is_ready=lambda: self._is_synced,
+            watch_opened_at=api_watch.watch_opened_at,
+        )
+        self._tasks: list[asyncio.Task[Any]] = []
+
+    async def run(self, stop: asyncio.Event) -> int:
+        """Start everything in order and stay until `stop` is set or a part ends."""
+        await self._web.start()
+        log("started", identity=self._settings.identity, port=self._settings.port)
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        self._tasks.append(stopping)
+        self._start(self._lead(), "main")
+        watching: asyncio.Task[None] | None = None
+        try:
+            if await self._until_crd(stop):
+                watching = await self._feed.start()
+                # kopf has just taken the signals for itself; the order of the end is ours.
+                catch_signals(stop)
+                self._tasks.append(watching)
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+            return 0 if stop.is_set() else self._explain_end()
+        finally:
+            await self._end(watching)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+        await self._pod_session.close()
+
+    async def _lead(self) -> None:
+        """From the filled cache to leading; ends only by an error."""
+        await self._feed.started.wait()
+        await self._sweeper.wait_for_sync()
+        self._is_synced = True
+        log("cache filled", runs=self._cache.count(TRAININGS))
+        self._start(self._sweeper.run(), "sweeper")
+        self._start(measure_lag(self._metrics.event_loop_lag_seconds.set), "lag")
+        if self._settings.leader_elect:
+            await self._elector.acquire()
+        self._metrics.leader.set(1)
+        log("leading", identity=self._settings.identity)
+        # Whatever was true when the last leader stopped is looked at once.
+        for body in self._cache.all(TRAININGS):
+            self._queue.add(key_of(body))
+        self._workers.start()
+        self._start(self._puller.run(), "puller")
+        if self._settings.leader_elect:
+            await self._elector.hold()
+        await asyncio.Event().wait()
+
+    async def _until_crd(self, stop: asyncio.Event) -> bool:
+        """Wait until LoRATrainings are served; False where told to stop before."""
+        told = False
+        while not stop.is_set():
+            try:
+                if await self._client.serves(TRAININGS):
+                    return True
+                problem = "the CRD loratrainings.loratraining.dev is not installed"
+            except UnavailableError as error:
+                problem = error.message
+            if not told:
+                log("waiting for the API server", level=logging.WARNING, message=problem)
+                told = True
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CRD_POLL_SECONDS):
+                    await stop.wait()
+        return False
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self._tasks.append(asyncio.create_task(work, name=name))
+
+    def _explain_end(self) -> int:
+        for task in self._tasks:
+            if task.done() and not task.cancelled():
+                error = task.exception()
+                reason = error.reason if isinstance(error, OperatorError) else type(error).__name__
+                log(
+                    "ending",
+                    level=logging.ERROR,
+                    part=task.get_name(),
+                    reason=reason,
+                    message=error,
+                )
+        return 1
+
+    async def _end(self, watching: asyncio.Task[None] | None) -> None:
+        await self._workers.stop()
+        if self._settings.leader_elect:
+            await self._elector.release()
+        for task in self._tasks:
+            if task is not watching:
+                task.cancel()
+        await asyncio.gather(
+            *(task for task in self._tasks if task is not watching), return_exceptions=True
+        )
+        await self._web.stop()
+        if watching is not None:
+            self._feed.stop()
+            with contextlib.suppress(Exception):
+                await watching
+        log("stopped", identity=self._settings.identity)

@@ -1,0 +1,29 @@
+"""The job document of a run: the spec's training settings without the cluster's part.
+
+A module of its own because reading a run checks it before anything is created, and the Job carries
+it.
+"""
+
+from lora_api.job import PROGRESS_PORT, JobDocument, ServerSettings
+from lora_api.training import LoRATrainingSpec
+
+
+def job_document(*, name: str, uid: str, spec: LoRATrainingSpec) -> JobDocument:
+    """What the trainer is told.
+
+    Raises:
+        pydantic.ValidationError: The settings contradict each other.
+    """
+    return JobDocument(
+        name=name,
+        run_id=uid,
+        recipe=spec.recipe,
+        base_model=spec.base_model,
+        dataset=spec.dataset,
+        network=spec.network,
+        optimization=spec.optimization,
+        checkpoints=spec.checkpoints,
+        validation=spec.validation,
+        output=spec.output,
+        server=ServerSettings(host="0.0.0.0", port=PROGRESS_PORT),  # noqa: S104 - a pod's own IP
+    )

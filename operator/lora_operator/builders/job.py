@@ -1,0 +1,158 @@
+"""The Job of a run: one pod, hardened, told everything by one environment variable.
+
+A module of its own because it is the whole of what we ask Kubernetes to do, and the place where
+the rules of a "restricted" namespace are kept.
+"""
+
+from typing import Any
+
+from lora_api.exit_codes import FINAL_CODES, ExitCode
+from lora_api.job import (
+    JOB_ENVIRONMENT_VARIABLE,
+    PROGRESS_PORT,
+    WORKSPACE_ENVIRONMENT_VARIABLE,
+)
+from lora_api.training import LoRATrainingSpec
+from lora_operator.builders.document import job_document
+from lora_operator.builders.ownership import metadata
+from lora_operator.labels import TRAINER_CONTAINER, job_name, workspace_name
+from lora_operator.state.views import Run
+
+GPU_RESOURCE = "nvidia.com/gpu"
+WORKSPACE_PATH = "/workspace"
+# The image's user; the kubelet refuses root under runAsNonRoot, and fsGroup opens the volume to it.
+TRAINER_ID = 65532
+# SIGTERM writes a checkpoint; a large LoRA's optimizer state on slow storage takes tens of seconds.
+GRACE_SECONDS = 60
+# Python's tempfile and torch's compiler caches; bounded so that a pod can't fill the node's disk.
+TMP_SIZE = "2Gi"
+REQUIRED_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+OPTIONAL_KEYS = ("AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL")
+
+
+def build_job(run: Run, spec: LoRATrainingSpec, *, default_image: str) -> dict[str, Any]:
+    """The run's Job.
+
+    Args:
+        run: The run that the Job belongs to.
+        spec: What it asks for.
+        default_image: Trainer image where the spec names none.
+    """
+    meta = metadata(run, job_name(run.key.name))
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": meta,
+        "spec": {
+            "completions": 1,
+            "parallelism": 1,
+            "backoffLimit": spec.limits.retries,
+            "activeDeadlineSeconds": spec.limits.active_deadline_seconds,
+            # The next attempt waits until the last one is really gone: they share a workspace.
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": _failure_policy(),
+            "template": {
+                "metadata": {"labels": dict(meta["labels"])},
+                "spec": _pod_spec(run, spec, default_image=default_image),
+            },
+        },
+    }
+
+
+def _failure_policy() -> dict[str, Any]:
+    final = sorted(int(code) for code in FINAL_CODES - {ExitCode.OK})
+    return {
+        "rules": [
+            {
+                "action": "FailJob",
+                "onExitCodes": {
+                    "containerName": TRAINER_CONTAINER,
+                    "operator": "In",
+                    "values": final,
+                },
+            },
+            # Preemption, eviction, drain and node loss are not the run's fault: no retry is spent.
+            {
+                "action": "Ignore",
+                "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+            },
+        ]
+    }
+
+
+def _pod_spec(run: Run, spec: LoRATrainingSpec, *, default_image: str) -> dict[str, Any]:
+    pod: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": TRAINER_ID,
+            "runAsGroup": TRAINER_ID,
+            "fsGroup": TRAINER_ID,
+            # Changing the owner of every cached file at each restart takes minutes on big volumes.
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(run, spec, default_image=default_image)],
+        "volumes": [
+            {
+                "name": "workspace",
+                "persistentVolumeClaim": {"claimName": workspace_name(run.key.name)},
+            },
+            {"name": "tmp", "emptyDir": {"sizeLimit": TMP_SIZE}},
+        ],
+    }
+    if spec.resources.gpus:
+        pod["tolerations"] = [
+            {"key": GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"},
+        ]
+    return pod
+
+
+def _container(run: Run, spec: LoRATrainingSpec, *, default_image: str) -> dict[str, Any]:
+    return {
+        "name": TRAINER_CONTAINER,
+        "image": spec.image or default_image,
+        "args": ["run"],
+        "env": _environment(run, spec),
+        "ports": [{"name": "progress", "containerPort": PROGRESS_PORT}],
+        "resources": _resources(spec),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": "workspace", "mountPath": WORKSPACE_PATH},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a path inside the container
+        ],
+    }
+
+
+def _resources(spec: LoRATrainingSpec) -> dict[str, Any]:
+    wanted = spec.resources
+    requests = {"cpu": wanted.cpu, "memory": wanted.memory}
+    limits = {"memory": wanted.memory}
+    if wanted.gpus:
+        requests[GPU_RESOURCE] = limits[GPU_RESOURCE] = str(wanted.gpus)
+    return {"requests": requests, "limits": limits}
+
+
+def _environment(run: Run, spec: LoRATrainingSpec) -> list[dict[str, Any]]:
+    document = job_document(name=run.key.name, uid=run.uid, spec=spec)
+    # The kubelet expands $(NAME) in values; doubled, a dollar of a prompt stays a dollar.
+    text = document.model_dump_json(by_alias=True, exclude_none=True).replace("$", "$$")
+    environment: list[dict[str, Any]] = [
+        {"name": JOB_ENVIRONMENT_VARIABLE, "value": text},
+        {"name": WORKSPACE_ENVIRONMENT_VARIABLE, "value": WORKSPACE_PATH},
+    ]
+    if spec.credentials_secret_name is not None:
+        for key in REQUIRED_KEYS + OPTIONAL_KEYS:
+            source: dict[str, Any] = {"name": spec.credentials_secret_name, "key": key}
+            if key in OPTIONAL_KEYS:
+                source["optional"] = True
+            environment.append({"name": key, "valueFrom": {"secretKeyRef": source}})
+    return environment

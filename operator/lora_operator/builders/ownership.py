@@ -1,0 +1,39 @@
+"""Names, labels and owner of everything created for a run, and how to recognise it again.
+
+A module of its own because "is this ours?" decides between success and the condition NameTaken;
+builder and check must not drift apart.
+"""
+
+from typing import Any
+
+from lora_api import API_VERSION
+from lora_api.training import KIND
+from lora_operator.labels import labels_of
+from lora_operator.state.views import Run
+
+
+def metadata(run: Run, name: str) -> dict[str, Any]:
+    """Metadata of a child of the run."""
+    return {
+        "name": name,
+        "namespace": run.key.namespace,
+        "labels": labels_of(run.key.name, run.uid),
+        "ownerReferences": [
+            {
+                "apiVersion": API_VERSION,
+                "kind": KIND,
+                "name": run.key.name,
+                "uid": run.uid,
+                "controller": True,
+                # Blocking would need the right to set finalizers and helps nobody: garbage
+                # collection of the children may come after the run is gone.
+                "blockOwnerDeletion": False,
+            }
+        ],
+    }
+
+
+def is_owned_by(body: dict[str, Any], uid: str) -> bool:
+    """Whether the object's controlling owner is the one with this uid; labels prove nothing."""
+    owners = body["metadata"].get("ownerReferences", [])
+    return any(owner.get("controller") and owner["uid"] == uid for owner in owners)

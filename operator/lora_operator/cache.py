@@ -1,0 +1,140 @@
+"""What the API server last told us: runs and their children, by name and by run.
+
+A module of its own because it is advisory: it may lag and may hold ghosts, so everything that reads
+it has to know that, and everything irreversible reads the API server instead.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from lora_operator.kube.resources import TRAININGS, WATCHED, Resource
+from lora_operator.labels import RUN_LABEL
+
+Object = dict[str, Any]
+
+
+class Key(NamedTuple):
+    """Identity of a run in the queue, and of any object within its kind."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+def key_of(body: Object) -> Key:
+    """Namespace and name of an object."""
+    return Key(body["metadata"]["namespace"], body["metadata"]["name"])
+
+
+def run_of(resource: Resource, body: Object) -> Key | None:
+    """Key of the run that an object belongs to, by its label; None for strangers."""
+    if resource is TRAININGS:
+        return key_of(body)
+    name = body["metadata"].get("labels", {}).get(RUN_LABEL)
+    return Key(body["metadata"]["namespace"], name) if name else None
+
+
+class Cache:
+    """Objects by kind and key, and the children of each run."""
+
+    def __init__(self) -> None:
+        self._objects: dict[Resource, dict[Key, Object]] = {kind: {} for kind in WATCHED}
+        self._children: dict[Key, set[tuple[Resource, Key]]] = defaultdict(set)
+
+    def put(self, resource: Resource, body: Object) -> bool:
+        """Take an object in, unless a newer state of it is known.
+
+        Returns:
+            Whether the cache changed.
+        """
+        key = key_of(body)
+        known = self._objects[resource].get(key)
+        if known is not None and not _is_news(known, body):
+            return False
+        if known is not None:
+            self._unlink(resource, known)
+        slim = dict(body)
+        # Nobody here reads who owns which field, and it is often half of the object.
+        slim["metadata"] = {k: v for k, v in body["metadata"].items() if k != "managedFields"}
+        self._objects[resource][key] = slim
+        run = run_of(resource, slim)
+        if run is not None and resource is not TRAININGS:
+            self._children[run].add((resource, key))
+        return True
+
+    def drop(self, resource: Resource, key: Key, *, uid: str | None = None) -> bool:
+        """Forget an object; with a uid, only if it is still that very object."""
+        known = self._objects[resource].get(key)
+        if known is None or (uid is not None and known["metadata"]["uid"] != uid):
+            return False
+        del self._objects[resource][key]
+        self._unlink(resource, known)
+        return True
+
+    def get(self, resource: Resource, key: Key) -> Object | None:
+        """The object as last heard of."""
+        return self._objects[resource].get(key)
+
+    def children(self, run: Key, resource: Resource) -> list[Object]:
+        """Objects of a kind that carry the run's label."""
+        found = (
+            self._objects[kind].get(key)
+            for kind, key in self._children.get(run, ())
+            if kind is resource
+        )
+        return [body for body in found if body is not None]
+
+    def all(self, resource: Resource) -> list[Object]:
+        """All objects of a kind as last heard of."""
+        return list(self._objects[resource].values())
+
+    def uids(self, resource: Resource) -> dict[str, Key]:
+        """Keys of all objects of a kind, by uid."""
+        return {body["metadata"]["uid"]: key for key, body in self._objects[resource].items()}
+
+    def count(self, resource: Resource) -> int:
+        """How many objects of a kind are known."""
+        return len(self._objects[resource])
+
+    def evict(self, resource: Resource, uids: Iterable[str]) -> list[Key]:
+        """Forget ghosts.
+
+        Returns:
+            Keys of the runs that lost an object.
+        """
+        by_uid = self.uids(resource)
+        touched = []
+        for uid in uids:
+            key = by_uid.get(uid)
+            body = self.get(resource, key) if key is not None else None
+            if key is None or body is None:
+                continue
+            run = run_of(resource, body)
+            if self.drop(resource, key, uid=uid) and run is not None:
+                touched.append(run)
+        return touched
+
+    def _unlink(self, resource: Resource, body: Object) -> None:
+        run = run_of(resource, body)
+        if run is None or resource is TRAININGS:
+            return
+        children = self._children.get(run)
+        if children is not None:
+            children.discard((resource, key_of(body)))
+            if not children:
+                del self._children[run]
+
+
+def _is_news(known: Object, body: Object) -> bool:
+    if known["metadata"]["uid"] != body["metadata"]["uid"]:
+        return True
+    old = known["metadata"].get("resourceVersion", "")
+    new = body["metadata"].get("resourceVersion", "")
+    # Versions are numbers that grow (guaranteed since Kubernetes 1.35, true long before);
+    # whatever is not a number can't be compared and counts as news.
+    if old.isdigit() and new.isdigit():
+        return int(new) > int(old)
+    return bool(old != new)

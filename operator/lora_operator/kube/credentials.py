@@ -1,0 +1,124 @@
+"""How the API server is reached and who we are there: a pod's ServiceAccount or a kubeconfig.
+
+A module of its own because two users share it, our client and kopf, and because a bound token in a
+pod is replaced on disk every hour: it has to be read again, not remembered.
+"""
+
+import logging
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import kopf
+
+from lora_operator.errors import CredentialsError
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+TOKEN_REREAD_SECONDS = 60.0
+
+Middleware = Callable[
+    [aiohttp.ClientRequest, aiohttp.ClientHandlerType], Awaitable[aiohttp.ClientResponse]
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """Where the API server is and how to prove who we are; makes sessions that do so."""
+
+    server: str
+    """Base URL without a trailing slash."""
+
+    namespace: str
+    """Our own namespace, in which the Lease lives."""
+
+    in_cluster: bool
+    """Whether we run in a pod, and so can reach other pods."""
+
+    ssl_context: ssl.SSLContext
+    """CA and client certificate."""
+
+    headers: Callable[[], dict[str, str]]
+    """Authorization header as it is valid now."""
+
+    def session(self, *middlewares: Middleware) -> aiohttp.ClientSession:
+        """A new HTTP session; each request carries credentials that are valid at that time.
+
+        Args:
+            middlewares: Further aiohttp client middlewares, for example to count requests.
+        """
+
+        async def authorise(
+            request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+        ) -> aiohttp.ClientResponse:
+            request.headers.update(self.headers())
+            return await handler(request)
+
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=self.ssl_context),
+            middlewares=(*middlewares, authorise),
+            headers={"User-Agent": "lora-operator"},
+        )
+
+
+def connect() -> Connection:
+    """Find the API server: the pod's ServiceAccount first, then the current kubeconfig.
+
+    Raises:
+        CredentialsError: Neither exists, or the kubeconfig can't be used.
+    """
+    if (SERVICE_ACCOUNT / "token").exists():
+        return _from_service_account()
+    return _from_kubeconfig()
+
+
+def _from_service_account() -> Connection:
+    token = _RereadToken(SERVICE_ACCOUNT / "token")
+    return Connection(
+        server="https://kubernetes.default.svc",
+        namespace=(SERVICE_ACCOUNT / "namespace").read_text(encoding="utf-8").strip(),
+        in_cluster=True,
+        ssl_context=ssl.create_default_context(cafile=str(SERVICE_ACCOUNT / "ca.crt")),
+        headers=lambda: {"Authorization": f"Bearer {token.read()}"},
+    )
+
+
+class _RereadToken:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._token = ""
+        self._read_at = float("-inf")
+
+    def read(self) -> str:
+        now = time.monotonic()
+        if now - self._read_at >= TOKEN_REREAD_SECONDS:
+            self._token = self._path.read_text(encoding="utf-8").strip()
+            self._read_at = now
+        return self._token
+
+
+def _from_kubeconfig() -> Connection:
+    # kopf's plain reader knows tokens and certificates; exec plugins, as the clouds use them,
+    # need the official client, which is imported only then because it costs tens of megabytes.
+    try:
+        info = kopf.login_with_kubeconfig(settings=kopf.OperatorSettings())
+        if info is not None and not (info.token or info.certificate_path or info.certificate_data):
+            info = kopf.login_via_client(
+                logger=logging.getLogger(__name__), settings=kopf.OperatorSettings()
+            )
+    except (OSError, KeyError, kopf.LoginError) as error:
+        raise CredentialsError(f"The kubeconfig can't be used: {error!r}") from error
+    if info is None or not info.server:
+        raise CredentialsError(
+            "No API server: set KUBECONFIG, or run in a pod with a ServiceAccount token."
+        )
+    headers = info.as_http_headers()
+    return Connection(
+        server=info.server.rstrip("/"),
+        namespace=info.default_namespace or "default",
+        in_cluster=False,
+        ssl_context=info.as_ssl_context(),
+        headers=lambda: headers,
+    )

@@ -1,0 +1,192 @@
+"""Leader election by a Lease: of two replicas only one acts, and who loses the Lease stops.
+
+A module of its own, and not kopf's peering, because peering has neither compare-and-swap nor a
+fence: two replicas can believe at once that they may write.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from lora_operator.errors import (
+    AlreadyExistsError,
+    ApiError,
+    ConflictError,
+    LeadershipLostError,
+    NotFoundError,
+    NotLeaderError,
+)
+from lora_operator.kube.client import KubeClient, Object
+from lora_operator.kube.resources import LEASES
+from lora_operator.logs import log
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseTimes:
+    """The clockwork of the election, in seconds."""
+
+    duration: float = 15.0
+    """How long others wait after the last renewal that they saw."""
+
+    renew_every: float = 5.0
+    """How often the holder renews: the only write of an idle operator."""
+
+    give_up_after: float = 11.0
+    """How long after its last renewal the holder still writes; less than `duration`, so that it
+    has stopped before anybody else begins."""
+
+    poll_every: float = 1.0
+    """How often a standby looks."""
+
+
+class Elector:
+    """Takes, renews and gives back the Lease."""
+
+    def __init__(
+        self,
+        *,
+        client: KubeClient,
+        namespace: str,
+        name: str,
+        identity: str,
+        times: LeaseTimes = LeaseTimes(),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Use a client whose guard is not this elector's own."""
+        self._client = client
+        self._namespace = namespace
+        self._name = name
+        self._identity = identity
+        self._times = times
+        self._clock = clock
+        self._lease: Object | None = None
+        self._valid_until = float("-inf")
+
+    @property
+    def leads(self) -> bool:
+        """Whether this replica may write now."""
+        return self._clock() < self._valid_until
+
+    def guard(self) -> None:
+        """Raise where this replica may not write.
+
+        Raises:
+            NotLeaderError: The Lease is not held, or was not renewed in time.
+        """
+        if not self.leads:
+            raise NotLeaderError("This replica does not hold the Lease, so it does not write.")
+
+    async def acquire(self) -> None:
+        """Wait until the Lease is ours."""
+        seen_version, seen_at = "", self._clock()
+        while True:
+            try:
+                lease = await self._read()
+                version = lease["metadata"]["resourceVersion"] if lease else ""
+                if version != seen_version:
+                    seen_version, seen_at = version, self._clock()
+                # Our own clock alone measures the silence: the holder's may be wrong.
+                silent = self._clock() - seen_at
+                if (lease is None or _is_free(lease, silent)) and await self._take(lease):
+                    return
+            except ApiError as error:
+                log("lease not readable", reason=error.reason, message=error.message)
+            await asyncio.sleep(self._times.poll_every)
+
+    async def hold(self) -> None:
+        """Renew until that fails for too long.
+
+        Raises:
+            LeadershipLostError: Somebody else holds the Lease, or it could not be renewed.
+        """
+        while True:
+            await asyncio.sleep(self._times.renew_every if self._renewed_lately() else 1.0)
+            try:
+                if not await self._take(self._lease):
+                    break
+            except ApiError as error:
+                log("lease not renewed", reason=error.reason, message=error.message)
+            if not self.leads:
+                break
+        self._valid_until = float("-inf")
+        raise LeadershipLostError(
+            f"The Lease {self._namespace}/{self._name} was lost; this process ends."
+        )
+
+    async def release(self) -> None:
+        """Give the Lease back, so that a standby need not wait for it to run out."""
+        held, self._valid_until = self.leads, float("-inf")
+        if not held or self._lease is None:
+            return
+        try:
+            body = self._body(self._lease, holder="", duration=1)
+            await self._client.replace_unguarded(LEASES, self._namespace, body)
+            log("lease released", lease=self._name)
+        except ApiError as error:
+            log("lease not released", reason=error.reason)
+
+    def _renewed_lately(self) -> bool:
+        left = self._valid_until - self._clock()
+        return left > self._times.give_up_after - self._times.renew_every
+
+    async def _read(self) -> Object | None:
+        try:
+            return await self._client.get(LEASES, self._namespace, self._name)
+        except NotFoundError:
+            return None
+
+    async def _take(self, lease: Object | None) -> bool:
+        """Write ourselves into the Lease, if it is still as read.
+
+        Returns:
+            False where somebody was faster.
+        """
+        begun = self._clock()
+        body = self._body(lease, holder=self._identity, duration=int(self._times.duration))
+        try:
+            if lease is None:
+                self._lease = await self._client.create_unguarded(LEASES, self._namespace, body)
+            else:
+                self._lease = await self._client.replace_unguarded(LEASES, self._namespace, body)
+        except (AlreadyExistsError, ConflictError):
+            return await self._is_ours_after_all()
+        self._valid_until = begun + self._times.give_up_after
+        return True
+
+    async def _is_ours_after_all(self) -> bool:
+        # A renewal whose answer was lost has moved the version; only a foreign holder is a loss.
+        lease = await self._read()
+        if lease is None or lease["spec"].get("holderIdentity") != self._identity:
+            return False
+        self._lease = lease
+        return True
+
+    def _body(self, lease: Object | None, *, holder: str, duration: int) -> Object:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        old: dict[str, Any] = lease["spec"] if lease is not None else {}
+        changes_hands = old.get("holderIdentity") != holder
+        metadata: dict[str, Any] = {"name": self._name, "namespace": self._namespace}
+        if lease is not None:
+            metadata["resourceVersion"] = lease["metadata"]["resourceVersion"]
+        return {
+            "apiVersion": LEASES.api_version,
+            "kind": "Lease",
+            "metadata": metadata,
+            "spec": {
+                "holderIdentity": holder,
+                "leaseDurationSeconds": duration,
+                "acquireTime": now if changes_hands else old.get("acquireTime", now),
+                "renewTime": now,
+                "leaseTransitions": old.get("leaseTransitions", 0) + (1 if changes_hands else 0),
+            },
+        }
+
+
+def _is_free(lease: Object, silent_seconds: float) -> bool:
+    spec = lease.get("spec", {})
+    if not spec.get("holderIdentity"):
+        return True
+    return bool(silent_seconds >= spec.get("leaseDurationSeconds", 0))

@@ -1,0 +1,97 @@
+"""From the cache, and where a wait grows long from the API server's events, to what rules see.
+
+A module of its own because it decides what is worth a question to the API server: a healthy run
+costs none.
+"""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from lora_api.progress import Progress
+from lora_operator.builders.ownership import is_owned_by
+from lora_operator.cache import Cache, Key, Object
+from lora_operator.kube.client import KubeClient
+from lora_operator.kube.resources import CLAIMS, EVENTS, JOBS, PODS, TRAININGS
+from lora_operator.labels import job_name, workspace_name
+from lora_operator.rules.placement import FIRST_LOOK_SECONDS
+from lora_operator.state.reading import read_claim, read_job, read_pod, read_run
+from lora_operator.state.views import Claim, Job, Observed, Pod
+
+# Warnings about an object that waits; nothing is asked before this, because most waits are short.
+PATIENCE = timedelta(seconds=FIRST_LOOK_SECONDS)
+MAX_EVENTS = 50
+
+
+def observe(cache: Cache, key: Key, progress_of: dict[str, Progress]) -> Observed | None:
+    """What the cache knows of a run.
+
+    Args:
+        cache: Last known objects.
+        key: The run.
+        progress_of: Last told progress by pod uid.
+
+    Returns:
+        None where the run does not exist.
+    """
+    body = cache.get(TRAININGS, key)
+    if body is None:
+        return None
+    run = read_run(body)
+    claim = _owned(cache.get(CLAIMS, Key(key.namespace, workspace_name(key.name))), run.uid)
+    job_body = _owned(cache.get(JOBS, Key(key.namespace, job_name(key.name))), run.uid)
+    job = read_job(job_body) if job_body is not None else None
+    pods = _pods_of(cache, key, job)
+    return Observed(
+        run=run,
+        claim=read_claim(claim) if claim is not None else None,
+        job=job,
+        pods=pods,
+        progress=progress_of.get(pods[-1].uid) if pods else None,
+    )
+
+
+def _owned(body: Object | None, uid: str) -> Object | None:
+    # A foreign object of this name is treated as absent: creating ours then finds it, live.
+    return body if body is not None and is_owned_by(body, uid) else None
+
+
+def _pods_of(cache: Cache, key: Key, job: Job | None) -> tuple[Pod, ...]:
+    if job is None:
+        return ()
+    bodies = [body for body in cache.children(key, PODS) if is_owned_by(body, job.uid)]
+    pods = [read_pod(body) for body in bodies]
+    return tuple(sorted(pods, key=lambda pod: (pod.created_at, pod.name)))
+
+
+async def look_up_warnings(client: KubeClient, seen: Observed, now: datetime) -> Observed:
+    """Ask for the warnings about a claim or a Job that has waited for a while."""
+    namespace = seen.run.key.namespace
+    claim, job, pod = seen.claim, seen.job, seen.latest_pod
+    is_placed = pod is not None and pod.node is not None
+    if claim is not None and claim.phase == "Pending" and not is_placed and _is_old(claim, now):
+        warning = await _latest_warning(client, namespace, claim.name, "PersistentVolumeClaim")
+        seen = replace(seen, claim_warning=warning)
+    if job is not None and not job.is_finished and pod is None and _is_old(job, now):
+        warning = await _latest_warning(client, namespace, job.name, "Job")
+        seen = replace(seen, job_warning=warning)
+    return seen
+
+
+def _is_old(child: Claim | Job, now: datetime) -> bool:
+    return now - child.created_at >= PATIENCE
+
+
+async def _latest_warning(client: KubeClient, namespace: str, name: str, kind: str) -> str | None:
+    events = await client.list_objects(
+        EVENTS,
+        namespace,
+        params={
+            "fieldSelector": f"involvedObject.kind={kind},involvedObject.name={name},type=Warning",
+            "limit": str(MAX_EVENTS),
+        },
+    )
+    if not events:
+        return None
+    latest = max(events, key=lambda event: event.get("lastTimestamp") or "")
+    message: str = latest.get("message", "")
+    return message or None

@@ -1,0 +1,179 @@
+"""Asking running trainers how far they are, at a pace that adapts to how many there are.
+
+A module of its own because it reads what users' pods say: every bound on that (size, time, number
+of requests, where they may go) is here.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import aiohttp
+from pydantic import ValidationError
+
+from lora_api.job import PROGRESS_PORT
+from lora_api.progress import MAX_PROGRESS_BYTES, Progress
+from lora_operator.builders.ownership import is_owned_by
+from lora_operator.cache import Cache, Key, Object, run_of
+from lora_operator.kube.resources import JOBS, PODS, TRAININGS
+from lora_operator.labels import job_name
+from lora_operator.metrics import Metrics
+from lora_operator.rules.running import is_worth_writing
+from lora_operator.settings import ProgressRoute
+from lora_operator.state.reading import read_run
+
+TIMEOUT_SECONDS = 2.0
+FASTEST_SECONDS = 1.0
+SLOWEST_SECONDS = 30.0
+# 5,000 running pods at this rate are asked every 25 s, with a few milliseconds of CPU each.
+PULLS_PER_SECOND = 200
+AT_ONCE = 64
+# After the direct way timed out and the proxy worked, the direct way is left alone for a while.
+PREFER_PROXY_SECONDS = 300.0
+
+
+class Target(NamedTuple):
+    """One running trainer."""
+
+    run: Key
+    pod_name: str
+    pod_uid: str
+    ip: str
+
+
+class ProgressPuller:
+    """Fills `progress_of` (by pod uid) and asks for a look where it is worth a write."""
+
+    def __init__(
+        self,
+        *,
+        cache: Cache,
+        pods: aiohttp.ClientSession,
+        api: aiohttp.ClientSession,
+        server: str,
+        in_cluster: bool,
+        route: ProgressRoute,
+        metrics: Metrics,
+        on_change: Callable[[Key], None],
+    ) -> None:
+        """Wire the puller.
+
+        Args:
+            cache: Where the running pods are found.
+            pods: Session for requests to pods; must not carry credentials.
+            api: Authorised session for the API server's pod proxy.
+            server: Base URL of the API server.
+            in_cluster: Whether pod addresses can be reached at all.
+            route: What the user wants.
+            metrics: Where requests are counted.
+            on_change: Told the run whose progress is worth a write.
+        """
+        self.progress_of: dict[str, Progress] = {}
+        self._cache = cache
+        self._pods = pods
+        self._api = api
+        self._server = server
+        self._route = route
+        if route is ProgressRoute.AUTO and not in_cluster:
+            self._route = ProgressRoute.PROXY
+        self._metrics = metrics
+        self._on_change = on_change
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._proxy_until = float("-inf")
+
+    async def run(self) -> None:
+        """Ask forever, round by round."""
+        while True:
+            begun = time.monotonic()
+            targets = list(self._targets())
+            await asyncio.gather(*(self._pull(target) for target in targets))
+            alive = {target.pod_uid for target in targets}
+            for uid in self.progress_of.keys() - alive:
+                del self.progress_of[uid]
+            await asyncio.sleep(max(0.1, pace(len(targets)) - (time.monotonic() - begun)))
+
+    def _targets(self) -> Iterator[Target]:
+        for pod in self._cache.all(PODS):
+            status = pod.get("status", {})
+            run = run_of(PODS, pod)
+            if run is None or status.get("phase") != "Running" or not status.get("podIP"):
+                continue
+            job = self._cache.get(JOBS, Key(run.namespace, job_name(run.name)))
+            # Labels can be put on any pod; only a pod of our own Job is asked.
+            if job is not None and is_owned_by(pod, job["metadata"]["uid"]):
+                meta = pod["metadata"]
+                yield Target(run, meta["name"], meta["uid"], status["podIP"])
+
+    async def _pull(self, target: Target) -> None:
+        async with self._slots:
+            told = await self._ask(target)
+        if told is None or told == self.progress_of.get(target.pod_uid):
+            return
+        self.progress_of[target.pod_uid] = told
+        body = self._cache.get(TRAININGS, target.run)
+        if body is not None and _worth(body, told):
+            self._on_change(target.run)
+
+    async def _ask(self, target: Target) -> Progress | None:
+        if self._route is ProgressRoute.PROXY or time.monotonic() < self._proxy_until:
+            return (await self._get("proxy", self._api, self._proxy_url(target)))[0]
+        told, unreachable = await self._get("direct", self._pods, _direct_url(target))
+        if unreachable and self._route is ProgressRoute.AUTO:
+            told, _ = await self._get("proxy", self._api, self._proxy_url(target))
+            if told is not None:
+                self._proxy_until = time.monotonic() + PREFER_PROXY_SECONDS
+        return told
+
+    async def _get(
+        self, route: str, session: aiohttp.ClientSession, url: str
+    ) -> tuple[Progress | None, bool]:
+        """Progress if it could be read, and whether nobody answered at all."""
+        told, outcome = None, "ok"
+        try:
+            async with session.get(
+                url,
+                timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
+                allow_redirects=False,
+            ) as response:
+                if response.status != 200:
+                    outcome = f"http_{response.status // 100}xx"
+                else:
+                    told = Progress.model_validate_json(await _read_bounded(response))
+        except (ValidationError, ValueError):
+            outcome = "invalid"
+        except TimeoutError:
+            outcome = "timeout"
+        except aiohttp.ClientError:
+            # A trainer that has not opened its port yet refuses: no reason to try elsewhere.
+            outcome = "refused"
+        self._metrics.progress_pulls.labels(route, outcome).inc()
+        return told, outcome == "timeout"
+
+    def _proxy_url(self, target: Target) -> str:
+        path = PODS.path(target.run.namespace, f"{target.pod_name}:{PROGRESS_PORT}", "proxy")
+        return f"{self._server}{path}/progress"
+
+
+def pace(running: int) -> float:
+    """Seconds between two rounds."""
+    return min(SLOWEST_SECONDS, max(FASTEST_SECONDS, running / PULLS_PER_SECOND))
+
+
+def _direct_url(target: Target) -> str:
+    host = f"[{target.ip}]" if ":" in target.ip else target.ip
+    return f"http://{host}:{PROGRESS_PORT}/progress"
+
+
+async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
+    data = b""
+    async for chunk in response.content.iter_chunked(MAX_PROGRESS_BYTES):
+        data += chunk
+        if len(data) > MAX_PROGRESS_BYTES:
+            raise ValueError("the progress document is too long")
+    return data
+
+
+def _worth(body: Object, told: Progress) -> bool:
+    return is_worth_writing(read_run(body).status.progress, told, datetime.now(UTC))

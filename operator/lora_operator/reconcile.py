@@ -1,0 +1,189 @@
+"""One look at one run: observe, decide, act, write the status once, tell.
+
+A module of its own because this sequence, and where the API server is asked instead of the cache,
+is the operator's correctness in one screen.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from lora_api.progress import Progress
+from lora_api.training import LoRATrainingStatus, Phase
+from lora_operator.actions import Actor
+from lora_operator.cache import Cache, Key
+from lora_operator.errors import ConflictError, NotFoundError, OperatorError
+from lora_operator.kube.client import KubeClient
+from lora_operator.kube.resources import JOBS, PODS, TRAININGS
+from lora_operator.labels import RUN_UID_LABEL, job_name
+from lora_operator.logs import log
+from lora_operator.metrics import Metrics
+from lora_operator.observe import look_up_warnings, observe
+from lora_operator.rules.decide import decide
+from lora_operator.run_metrics import bounded_recipe
+from lora_operator.state.decision import Decision, Event
+from lora_operator.state.views import Observed, Run
+from lora_operator.status import StatusWriter
+
+
+def utc_now() -> datetime:
+    """The present; the only clock that decisions see."""
+    return datetime.now(UTC)
+
+
+class Reconciler:
+    """Brings one run at a time to where it should be."""
+
+    def __init__(
+        self,
+        *,
+        client: KubeClient,
+        cache: Cache,
+        actor: Actor,
+        writer: StatusWriter,
+        metrics: Metrics,
+        progress_of: dict[str, Progress],
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        """Wire the parts together; `progress_of` is filled by the progress puller."""
+        self._client = client
+        self._cache = cache
+        self._actor = actor
+        self._writer = writer
+        self._metrics = metrics
+        self._progress_of = progress_of
+        self._now = now
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Look at a run and do what is to be done.
+
+        Returns:
+            Seconds after which to look again, or None.
+
+        Raises:
+            OperatorError: Something failed for now; the same look, later, repairs it.
+        """
+        begun = time.monotonic()
+        outcome = "error"
+        try:
+            decision = await self._reconcile(key)
+            outcome = "written" if decision is not None and decision.status else "unchanged"
+        except ConflictError:
+            # Somebody wrote between read and write: the next look starts from what is there now.
+            await self._reread(key)
+            raise
+        finally:
+            self._metrics.reconcile_seconds.labels(outcome).observe(time.monotonic() - begun)
+        if decision is None or decision.revisit_at is None:
+            return None
+        return max(0.0, (decision.revisit_at - self._now()).total_seconds())
+
+    async def _reconcile(self, key: Key) -> Decision | None:
+        seen = observe(self._cache, key, self._progress_of)
+        if seen is None:
+            return None
+        seen = await look_up_warnings(self._client, seen, self._now())
+        decision = decide(seen, self._now())
+        if decision.actions:
+            if not await self._is_still_there(seen.run):
+                return None
+            seen = await self._actor.act(seen, decision.actions)
+            self._log_creation(seen)
+            decision = decide(seen, self._now())
+        if decision.ends_run:
+            # A terminal status can't be taken back, so it is decided on live objects only.
+            await self._reread(key)
+            seen = observe(self._cache, key, self._progress_of)
+            if seen is None:
+                return None
+            decision = decide(seen, self._now())
+            if decision.actions:
+                # The cache was wrong about the end: start over from what is there.
+                return replace(decision, status=None, revisit_at=self._now())
+        if decision.status is not None:
+            await self._write(seen.run, decision.status, decision.events)
+        return decision
+
+    async def _is_still_there(self, run: Run) -> bool:
+        """Whether the run exists, live; a ghost in the cache is evicted."""
+        try:
+            body = await self._client.get(TRAININGS, run.key.namespace, run.key.name)
+        except NotFoundError:
+            self._cache.drop(TRAININGS, run.key)
+            return False
+        self._cache.put(TRAININGS, body)
+        return bool(body["metadata"]["uid"] == run.uid) and (
+            "deletionTimestamp" not in body["metadata"]
+        )
+
+    async def _reread(self, key: Key) -> None:
+        """Bring run, Job and pods in the cache up to the API server's state."""
+        name = job_name(key.name)
+        for resource, object_name in ((TRAININGS, key.name), (JOBS, name)):
+            try:
+                body = await self._client.get(resource, key.namespace, object_name)
+            except NotFoundError:
+                self._cache.drop(resource, Key(key.namespace, object_name))
+            else:
+                self._cache.put(resource, body)
+        run = self._cache.get(TRAININGS, key)
+        if run is None:
+            return
+        selector = f"{RUN_UID_LABEL}={run['metadata']['uid']}"
+        pods = await self._client.list_objects(
+            PODS, key.namespace, params={"labelSelector": selector}
+        )
+        for pod in pods:
+            self._cache.put(PODS, pod)
+
+    async def _write(self, run: Run, status: LoRATrainingStatus, events: tuple[Event, ...]) -> None:
+        try:
+            stored = await self._writer.write(run, status)
+        except NotFoundError:
+            self._cache.drop(TRAININGS, run.key)
+            return
+        self._cache.put(TRAININGS, stored)
+        self._metrics.status_writes.inc()
+        self._count(run, status)
+        if status.phase is not run.status.phase or events:
+            log(
+                "run changed",
+                run=run.key,
+                phase=status.phase,
+                attempt=status.attempts,
+                reason=events[0].reason if events else None,
+            )
+        await self._tell(run, events)
+
+    async def _tell(self, run: Run, events: tuple[Event, ...]) -> None:
+        try:
+            await self._writer.tell(run, events, self._now())
+        except OperatorError as error:
+            # The status is written and true; an event lost in a storm is not worth a retry.
+            log("event not posted", run=run.key, error=error.reason)
+
+    def _log_creation(self, seen: Observed) -> None:
+        refused = seen.claim_refused or seen.job_refused
+        if refused is not None:
+            log("creation refused", run=seen.run.key, what=refused.what, reason=refused.kind)
+        elif seen.job is not None:
+            log("job created", run=seen.run.key, job=seen.job.name)
+
+    def _count(self, run: Run, status: LoRATrainingStatus) -> None:
+        recipe = bounded_recipe(run.spec.recipe if run.spec is not None else "")
+        old = run.status
+        if status.phase is old.phase or status.phase is None:
+            return
+        now = self._now()
+        if old.phase is not None and old.phase_started_at is not None:
+            spent = (now - old.phase_started_at).total_seconds()
+            self._metrics.phase_seconds.labels(old.phase.lower(), recipe).observe(max(0.0, spent))
+        if not status.phase.is_terminal:
+            return
+        total = ((status.completed_at or now) - run.created_at).total_seconds()
+        self._metrics.phase_seconds.labels("total", recipe).observe(max(0.0, total))
+        if status.phase is Phase.COMPLETED:
+            self._metrics.completed.labels(recipe).inc()
+        elif status.failure is not None:
+            self._metrics.failed.labels(status.failure.reason, recipe).inc()

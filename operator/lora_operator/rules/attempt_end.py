@@ -1,0 +1,89 @@
+"""Why one attempt ended, told from its pod: the trainer's result, or what Kubernetes saw.
+
+A module of its own because a failed attempt that is tried again and the failed run at the end are
+explained by the same words.
+"""
+
+from pydantic import ValidationError
+
+from lora_api.exit_codes import ExitCode
+from lora_api.reasons import Reason
+from lora_api.result import Outcome, Result
+from lora_api.training import FailureStatus, LoRATrainingSpec
+from lora_operator.state.text import clip, quote, tail
+from lora_operator.state.views import Observed, Pod
+
+
+def result_of(pod: Pod) -> Result | None:
+    """The trainer's last word, or None where it left none that can be read."""
+    text = pod.container.end_message.strip()
+    if not text.startswith("{"):
+        return None
+    try:
+        return Result.model_validate_json(text)
+    except ValidationError:
+        return None
+
+
+def explain_end(seen: Observed, pod: Pod) -> FailureStatus:
+    """Reason and sentence for an attempt that ended badly."""
+    container = pod.container
+    if container.end_reason == "OOMKilled":
+        return _out_of_memory(seen.run.spec, container.exit_code)
+    result = result_of(pod)
+    if result is not None and result.outcome is not Outcome.SUCCEEDED:
+        return FailureStatus(
+            reason=result.reason,
+            message=clip(result.message),
+            retryable=result.retryable,
+            exit_code=container.exit_code,
+        )
+    if pod.disrupted is not None or pod.reason:
+        return FailureStatus(
+            reason=Reason.INTERRUPTED,
+            message=(
+                f"Pod {pod.name} was taken from its node "
+                f"({quote(pod.disrupted or f'{pod.reason}: {pod.message}')})."
+            ),
+            retryable=True,
+            exit_code=container.exit_code,
+        )
+    return _crash(pod)
+
+
+def _out_of_memory(spec: LoRATrainingSpec | None, exit_code: int | None) -> FailureStatus:
+    limit = f" of {spec.resources.memory}" if spec is not None else ""
+    return FailureStatus(
+        reason=Reason.OUT_OF_MEMORY,
+        message=(
+            f"The trainer went over its memory limit{limit} and was killed. "
+            "Create the run again with a larger spec.resources.memory, or with a smaller "
+            "spec.optimization.batchSize or resolution."
+        ),
+        retryable=False,
+        exit_code=exit_code,
+    )
+
+
+def _crash(pod: Pod) -> FailureStatus:
+    container = pod.container
+    code = container.exit_code
+    if container.end_reason in {"StartError", "ContainerCannotRun"}:
+        return FailureStatus(
+            reason=Reason.TRAINER_CRASHED,
+            message=(
+                f"The trainer container could not start: {quote(container.end_message)}. "
+                "Check that spec.image is a trainer image for the node's architecture."
+            ),
+            retryable=False,
+            exit_code=code,
+        )
+    said = container.end_message.strip()
+    words = f" Its last words: {tail(said)}" if said else f" See the log of pod {pod.name}."
+    ended = f"with exit code {code}" if code is not None else "without an exit code"
+    return FailureStatus(
+        reason=Reason.TRAINER_CRASHED,
+        message=f"The trainer ended {ended} and left no result.{words}",
+        retryable=code is None or code not in set(ExitCode) or ExitCode(code).is_retryable,
+        exit_code=code,
+    )

@@ -1,0 +1,40 @@
+"""The latest pod has ended, but the Job has not: either its end is near, or it tries again."""
+
+from lora_api.exit_codes import FINAL_CODES
+from lora_api.reasons import Reason
+from lora_api.training import ConditionType, Phase
+from lora_operator.rules.attempt_end import explain_end
+from lora_operator.rules.base import Verdict
+from lora_operator.state.decision import Draft
+from lora_operator.state.views import Observed
+
+
+def attempt_is_over(seen: Observed, draft: Draft) -> Verdict:
+    """Success waits for the Job's own word; failure is told while the Job backs off."""
+    pod = seen.latest_pod
+    if pod is None or not pod.has_ended:
+        return Verdict.CONTINUE
+    if pod.container.exit_code == 0 or (
+        pod.phase == "Succeeded" and pod.container.exit_code is None
+    ):
+        draft.wait(Phase.UPLOADING, Reason.RUNNING, "The trainer is done; the Job closes.")
+        return Verdict.SETTLED
+    failure = explain_end(seen, pod)
+    draft.failure = failure
+    if failure.exit_code in FINAL_CODES or not _attempts_left(seen):
+        # The Job says so within a second; until then nobody should read that it tries again.
+        draft.message = failure.message
+        draft.set(ConditionType.RUNNING, "False", Reason(failure.reason), failure.message)
+        return Verdict.SETTLED
+    draft.wait(
+        Phase.PENDING,
+        Reason.RETRYING,
+        f"Attempt {draft.attempts} failed ({failure.reason}): {failure.message} It is tried again.",
+    )
+    return Verdict.SETTLED
+
+
+def _attempts_left(seen: Observed) -> bool:
+    if seen.run.spec is None or seen.job is None:
+        return True
+    return seen.job.failed_pods <= seen.run.spec.limits.retries

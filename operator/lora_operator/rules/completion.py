@@ -1,0 +1,106 @@
+"""The Job completed: the result is read from the pod, and the run ends well if it is there."""
+
+from lora_api.reasons import Reason
+from lora_api.result import Outcome, Result
+from lora_api.training import ArtifactStatus, ConditionType, FailureStatus, Phase, ProgressStatus
+from lora_operator.rules.attempt_end import result_of
+from lora_operator.rules.base import Verdict
+from lora_operator.state.decision import Draft
+from lora_operator.state.text import duration
+from lora_operator.state.views import Observed
+
+
+def result_is_recorded(seen: Observed, draft: Draft) -> Verdict:
+    """A stored LoRA is recorded as soon as its pod tells of it, before the pod can be lost."""
+    for pod in reversed(seen.pods):
+        result = result_of(pod)
+        if pod.container.exit_code == 0 and result is not None:
+            _record(result, draft)
+            break
+    return Verdict.CONTINUE
+
+
+def job_completed(seen: Observed, draft: Draft) -> Verdict:
+    """End the run: Completed with an artifact, or Failed because nobody knows what was stored."""
+    if seen.job is None or seen.job.completed_at is None:
+        return Verdict.CONTINUE
+    if draft.artifact is None:
+        draft.fail(_result_missing(seen), at=seen.job.completed_at)
+        # Exit code 0 means stored and checked; only the proof is lost. Not stored would be a lie.
+        draft.set(
+            ConditionType.ARTIFACT_STORED,
+            "Unknown",
+            Reason.RESULT_MISSING,
+            "The trainer reported success, but its result could not be read.",
+        )
+        draft.set(ConditionType.VALIDATED, "Unknown", Reason.RESULT_MISSING)
+        return Verdict.SETTLED
+    draft.phase = Phase.COMPLETED
+    draft.completed_at = seen.job.completed_at
+    draft.failure = None
+    draft.message = _summary(draft.artifact, draft)
+    draft.set(ConditionType.RUNNING, "False", Reason.COMPLETED)
+    draft.set(ConditionType.SUCCEEDED, "True", Reason.COMPLETED, draft.message)
+    return Verdict.SETTLED
+
+
+def _record(result: Result, draft: Draft) -> None:
+    if result.outcome is not Outcome.SUCCEEDED or result.artifact is None:
+        return
+    draft.artifact = result.artifact
+    draft.set(ConditionType.ARTIFACT_STORED, "True", Reason.STORED, result.artifact.uri)
+    known = draft.progress or ProgressStatus()
+    if result.total_steps:
+        draft.progress = known.model_copy(
+            update={
+                "stage": "Done",
+                "step": result.step,
+                "total_steps": result.total_steps,
+                "percent": min(100, 100 * result.step // result.total_steps),
+                "loss": result.loss if result.loss is not None else known.loss,
+                "eta_seconds": None,
+                "eta": None,
+            }
+        )
+    measured = result.validation
+    if measured is not None and measured.lora_loss is not None:
+        draft.validation = measured
+        draft.set(ConditionType.VALIDATED, "True", Reason.MEASURED, _measured(draft))
+    else:
+        draft.set(
+            ConditionType.VALIDATED,
+            "False",
+            Reason.NOT_MEASURED,
+            "No pictures were held out; set spec.validation.heldOutImages to measure.",
+        )
+
+
+def _measured(draft: Draft) -> str:
+    found = draft.validation
+    if found is None or found.improvement_percent is None:
+        return "The held-out loss was measured."
+    return (
+        f"The LoRA predicts {found.held_out_images} held-out picture(s) "
+        f"{abs(found.improvement_percent):.1f} % "
+        f"{'better' if found.improvement_percent >= 0 else 'worse'} than the base model."
+    )
+
+
+def _summary(artifact: ArtifactStatus, draft: Draft) -> str:
+    text = f"Trained, checked and stored at {artifact.uri}"
+    if draft.started_at is not None and draft.completed_at is not None:
+        text += f" in {duration((draft.completed_at - draft.started_at).total_seconds())}"
+    return text + "."
+
+
+def _result_missing(seen: Observed) -> FailureStatus:
+    output = f" ({seen.run.spec.output.uri}report.json)" if seen.run.spec is not None else ""
+    return FailureStatus(
+        reason=Reason.RESULT_MISSING,
+        message=(
+            "The Job succeeded, but its pod is gone or left no result, so neither the LoRA's "
+            f"place nor its digest is known. Look under spec.output.uri{output}, or create the "
+            "run again."
+        ),
+        retryable=True,
+    )

@@ -1,0 +1,51 @@
+"""The chain of rules; their order is the policy."""
+
+from datetime import datetime
+
+from lora_operator.rules.admission import spec_is_admitted
+from lora_operator.rules.attempt_over import attempt_is_over
+from lora_operator.rules.attempts import attempt_is_recorded
+from lora_operator.rules.base import Rule, Verdict
+from lora_operator.rules.completion import job_completed, result_is_recorded
+from lora_operator.rules.deletion import being_deleted_is_left_alone
+from lora_operator.rules.failure import job_failed
+from lora_operator.rules.job_exists import job_exists
+from lora_operator.rules.placement import pod_is_created, pod_is_placed
+from lora_operator.rules.running import trainer_runs
+from lora_operator.rules.startup import container_starts
+from lora_operator.rules.terminal import ended_stays_ended
+from lora_operator.rules.workspace import workspace_exists, workspace_is_bound
+from lora_operator.state.decision import Decision, Draft
+from lora_operator.state.views import Observed
+
+RULES: tuple[Rule, ...] = (
+    being_deleted_is_left_alone,
+    ended_stays_ended,
+    spec_is_admitted,
+    workspace_exists,
+    job_exists,
+    attempt_is_recorded,
+    result_is_recorded,
+    job_completed,
+    job_failed,
+    workspace_is_bound,
+    pod_is_created,
+    pod_is_placed,
+    container_starts,
+    trainer_runs,
+    attempt_is_over,
+)
+
+
+def decide(seen: Observed, now: datetime) -> Decision:
+    """What to do about a run, and what to say about it.
+
+    Args:
+        seen: What is known of the run and its children.
+        now: The present, in UTC.
+    """
+    draft = Draft(seen, now)
+    for rule in RULES:
+        if rule(seen, draft) is Verdict.SETTLED:
+            break
+    return draft.decision()

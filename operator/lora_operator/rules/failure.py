@@ -1,0 +1,66 @@
+"""The Job failed: its last attempt, or the deadline, says why the run ends."""
+
+from lora_api.reasons import Reason
+from lora_api.training import FailureStatus
+from lora_operator.rules.attempt_end import explain_end
+from lora_operator.rules.base import Verdict
+from lora_operator.state.decision import Draft
+from lora_operator.state.text import quote
+from lora_operator.state.views import Job, Observed
+
+
+def job_failed(seen: Observed, draft: Draft) -> Verdict:
+    """End the run with the best explanation there is."""
+    if seen.job is None or seen.job.failed_at is None:
+        return Verdict.CONTINUE
+    draft.fail(_why(seen, seen.job), at=seen.job.failed_at)
+    return Verdict.SETTLED
+
+
+def _why(seen: Observed, job: Job) -> FailureStatus:
+    if job.failed_reason == "DeadlineExceeded":
+        return _deadline(seen)
+    failed = [pod for pod in seen.pods if pod.has_ended and pod.phase != "Succeeded"]
+    if failed:
+        found = explain_end(seen, failed[-1])
+    elif seen.run.status.failure is not None:
+        # The pod is gone by now, but its end was seen and written down.
+        found = seen.run.status.failure
+    else:
+        found = FailureStatus(
+            reason=Reason.TRAINER_CRASHED,
+            message=(
+                f"The Job failed ({quote(job.failed_reason)}: {quote(job.failed_message)}) and "
+                "its pods are gone, so the trainer's own words are lost."
+            ),
+            retryable=True,
+        )
+    attempts = job.failed_pods
+    if job.failed_reason == "BackoffLimitExceeded" and attempts > 1:
+        message = (
+            f"{found.message} That was attempt {attempts} of {attempts} (spec.limits.retries)."
+        )
+        return found.model_copy(update={"message": message})
+    return found
+
+
+def _deadline(seen: Observed) -> FailureStatus:
+    limit = (
+        f"{seen.run.spec.limits.active_deadline_seconds} s" if seen.run.spec is not None else "time"
+    )
+    status = seen.run.status
+    text = f"The limit of {limit} (spec.limits.activeDeadlineSeconds) passed"
+    progress = status.progress
+    if status.started_at is None:
+        waiting = f" Until then: {status.message}" if status.message else ""
+        text += f" before the trainer started.{waiting}"
+    elif progress is not None and progress.total_steps:
+        text += (
+            f" at step {progress.step} of {progress.total_steps}. "
+            "Create the run again with a higher limit or fewer steps."
+        )
+    else:
+        text += ". Create the run again with a higher limit."
+    return FailureStatus(
+        reason=Reason.DEADLINE_EXCEEDED, message=text, retryable=status.started_at is None
+    )

@@ -1,0 +1,62 @@
+"""From Job to node: no pod yet, a pod that may not be made, a pod that no node can take."""
+
+from lora_api.reasons import Reason
+from lora_api.training import LoRATrainingSpec, Phase
+from lora_operator.rules.base import Verdict
+from lora_operator.state.decision import Draft
+from lora_operator.state.text import quote
+from lora_operator.state.views import Observed
+
+# A pod follows its Job within a second; only then is it worth asking what holds it up.
+FIRST_LOOK_SECONDS = 5
+LOOK_AGAIN_SECONDS = 30
+
+
+def pod_is_created(seen: Observed, draft: Draft) -> Verdict:
+    """Without a pod, the Job's own warnings say what is in the way."""
+    if seen.latest_pod is not None:
+        return Verdict.CONTINUE
+    draft.revisit_in(FIRST_LOOK_SECONDS if seen.job_warning is None else LOOK_AGAIN_SECONDS)
+    if seen.job_warning is not None:
+        draft.wait(
+            Phase.PENDING,
+            Reason.POD_CREATION_REFUSED,
+            f"The pod can't be created: {quote(seen.job_warning)}. The run starts by itself once "
+            "the namespace's quota or admission rules allow it.",
+        )
+    elif seen.run.status.attempts:
+        draft.wait(
+            Phase.PENDING,
+            Reason.RETRYING,
+            f"Attempt {seen.run.status.attempts} is over; the next one is being started.",
+        )
+    else:
+        draft.wait(Phase.PENDING, Reason.POD_PENDING, "The Job exists; its pod is being created.")
+    return Verdict.SETTLED
+
+
+def pod_is_placed(seen: Observed, draft: Draft) -> Verdict:
+    """A pod without a node waits, with the scheduler's reason if it gave one."""
+    pod = seen.latest_pod
+    if pod is None or pod.node is not None or pod.has_ended:
+        return Verdict.CONTINUE
+    if pod.unschedulable is None:
+        draft.wait(Phase.PENDING, Reason.POD_PENDING, f"Pod {pod.name} waits for a node.")
+        return Verdict.SETTLED
+    draft.wait(
+        Phase.PENDING,
+        Reason.UNSCHEDULABLE,
+        f"No node can take the pod: {quote(pod.unschedulable)}. {_wanted(seen.run.spec)}"
+        "The run starts by itself when a node has room.",
+    )
+    return Verdict.SETTLED
+
+
+def _wanted(spec: LoRATrainingSpec | None) -> str:
+    if spec is None:
+        return ""
+    asks = spec.resources
+    return (
+        f"It asks for {asks.gpus} GPU(s), {asks.cpu} CPU and {asks.memory} of memory "
+        "(spec.resources.gpus, cpu, memory). "
+    )

@@ -1,0 +1,37 @@
+"""What the API server's refusal to create something means for the run.
+
+A module of its own because claim and Job are refused for the same reasons: a foreign object in the
+way, a quota, admission, or missing rights.
+"""
+
+from lora_api.reasons import Reason
+from lora_api.training import Phase
+from lora_operator.rules.base import Verdict
+from lora_operator.state.decision import Draft
+from lora_operator.state.text import quote
+from lora_operator.state.views import Refusal, Refused
+
+# Nobody tells us when a quota is raised or a foreign object is gone, so it is tried again; rarely,
+# because each try is a write that may fail.
+RETRY_SECONDS = 20
+
+
+def explain_refusal(refused: Refused) -> tuple[Reason, str]:
+    """Reason and sentence for a condition."""
+    if refused.kind is Refusal.NAME_TAKEN:
+        return Reason.NAME_TAKEN, (
+            f"{refused.what} exists and belongs to something else. Delete or rename it, or create "
+            "the run under another name; it starts by itself once the name is free."
+        )
+    return Reason.CREATION_REFUSED, (
+        f"The API server refuses {refused.what}: {quote(refused.message)}. The run starts by "
+        "itself once this is allowed."
+    )
+
+
+def wait_for_permission(refused: Refused, draft: Draft) -> Verdict:
+    """Wait with the refusal as the reason, and try again later."""
+    reason, message = explain_refusal(refused)
+    draft.wait(Phase.PENDING, reason, message)
+    draft.revisit_in(RETRY_SECONDS)
+    return Verdict.SETTLED

@@ -1,0 +1,79 @@
+"""The trainer runs: its phase and progress, written only when they are worth a write."""
+
+from datetime import datetime, timedelta
+
+from lora_api.progress import Progress, Stage
+from lora_api.reasons import Reason
+from lora_api.training import ConditionType, Phase, ProgressStatus
+from lora_operator.rules.base import Verdict
+from lora_operator.state.decision import Draft
+from lora_operator.state.text import duration
+from lora_operator.state.views import Observed
+
+LONGEST_SILENCE = timedelta(seconds=15)
+
+_PHASES = {
+    Stage.TRAIN: Phase.TRAINING,
+    Stage.SAVE: Phase.VALIDATING,
+    Stage.SAMPLE: Phase.VALIDATING,
+    Stage.PUBLISH: Phase.UPLOADING,
+    Stage.DONE: Phase.UPLOADING,
+}
+_ORDER = (Phase.PENDING, Phase.STARTING, Phase.TRAINING, Phase.VALIDATING, Phase.UPLOADING)
+
+
+def trainer_runs(seen: Observed, draft: Draft) -> Verdict:
+    """Mirror what the trainer last told about itself."""
+    pod = seen.latest_pod
+    if pod is None or not pod.container.running or pod.has_ended:
+        return Verdict.CONTINUE
+    told = seen.progress
+    phase = _PHASES.get(told.stage, Phase.STARTING) if told is not None else Phase.STARTING
+    if seen.run.status.pod_name == pod.name:
+        # Within one attempt the phase only moves forward, also when progress can't be read.
+        phase = max(phase, draft.phase, key=_ORDER.index)
+    draft.phase = phase
+    draft.message = f"{phase} in pod {pod.name} on node {pod.node}."
+    if told is not None and is_worth_writing(draft.progress, told, draft.now):
+        draft.progress = to_status(told, draft.now)
+    draft.set(ConditionType.RUNNING, "True", Reason.RUNNING)
+    draft.set(ConditionType.SUCCEEDED, "Unknown", Reason.RUNNING)
+    return Verdict.SETTLED
+
+
+def is_worth_writing(known: ProgressStatus | None, told: Progress, now: datetime) -> bool:
+    """A new stage, one percent, or any step after 15 s without a write."""
+    if known is None or known.stage != told.stage or known.percent != percent(told):
+        return True
+    if known.step == told.step:
+        return False
+    return known.updated_at is None or now - known.updated_at >= LONGEST_SILENCE
+
+
+def percent(told: Progress) -> int:
+    """Steps done in percent, rounded down."""
+    if not told.total_steps:
+        return 0
+    return min(100, 100 * told.step // told.total_steps)
+
+
+def to_status(told: Progress, now: datetime) -> ProgressStatus:
+    """The trainer's progress as the status shows it.
+
+    Args:
+        told: What the pod said.
+        now: A pod whose clock is ahead must not hold up later writes, so `updatedAt` ends here.
+    """
+    eta = None if told.eta_seconds is None else int(told.eta_seconds)
+    return ProgressStatus(
+        stage=told.stage,
+        step=told.step,
+        total_steps=told.total_steps,
+        percent=percent(told),
+        loss=told.loss,
+        learning_rate=told.learning_rate,
+        steps_per_second=told.steps_per_second,
+        eta_seconds=eta,
+        eta=None if eta is None else duration(eta),
+        updated_at=min(told.updated_at.replace(microsecond=0), now),
+    )

@@ -1,0 +1,154 @@
+"""Kubernetes' JSON in, views out.
+
+A module of its own because this is the only place that knows how Jobs, pods and claims spell
+things, and where a document from a newer version is read with patience.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from lora_api.job import explain
+from lora_api.training import LoRATrainingSpec, LoRATrainingStatus
+from lora_operator.builders.document import job_document
+from lora_operator.cache import key_of
+from lora_operator.labels import TRAINER_CONTAINER
+from lora_operator.state.views import Claim, Container, Job, Pod, Run
+
+Object = dict[str, Any]
+
+
+def read_run(body: Object) -> Run:
+    """Read a LoRATraining; fields we do not know are ignored, faults are told, not raised."""
+    meta = body["metadata"]
+    spec, spec_fault = _read_spec(meta["name"], meta["uid"], body.get("spec", {}))
+    status, status_fault = LoRATrainingStatus(), ""
+    try:
+        status = LoRATrainingStatus.model_validate(body.get("status") or {})
+    except ValidationError as error:
+        status_fault = explain(error)
+    return Run(
+        key=key_of(body),
+        uid=meta["uid"],
+        generation=meta.get("generation", 1),
+        resource_version=meta.get("resourceVersion", ""),
+        created_at=read_time(meta["creationTimestamp"]),
+        deleting="deletionTimestamp" in meta,
+        spec=spec,
+        spec_fault=spec_fault,
+        status=status,
+        status_fault=status_fault,
+    )
+
+
+def _read_spec(name: str, uid: str, spec: Object) -> tuple[LoRATrainingSpec | None, str]:
+    try:
+        # A field that only a newer operator knows must not fail a run; the schema of the API
+        # server has already refused misspelt ones.
+        read = LoRATrainingSpec.model_validate(spec, extra="ignore")
+        job_document(name=name, uid=uid, spec=read)
+    except ValidationError as error:
+        return None, explain(error)
+    return read, ""
+
+
+def read_claim(body: Object) -> Claim:
+    """Read a PersistentVolumeClaim."""
+    return Claim(
+        name=body["metadata"]["name"],
+        phase=body.get("status", {}).get("phase", "Pending"),
+        created_at=read_time(body["metadata"]["creationTimestamp"]),
+    )
+
+
+def read_job(body: Object) -> Job:
+    """Read a Job."""
+    status = body.get("status", {})
+    complete = _condition(status, "Complete")
+    failed = _condition(status, "Failed")
+    return Job(
+        name=body["metadata"]["name"],
+        uid=body["metadata"]["uid"],
+        created_at=read_time(body["metadata"]["creationTimestamp"]),
+        failed_pods=status.get("failed", 0),
+        active_pods=status.get("active", 0),
+        completed_at=_condition_time(body, complete),
+        failed_at=_condition_time(body, failed),
+        failed_reason=failed.get("reason", ""),
+        failed_message=failed.get("message", ""),
+    )
+
+
+def read_pod(body: Object) -> Pod:
+    """Read a pod of the Job."""
+    status = body.get("status", {})
+    scheduled = _condition(status, "PodScheduled", is_status="False")
+    disrupted = _condition(status, "DisruptionTarget")
+    return Pod(
+        name=body["metadata"]["name"],
+        uid=body["metadata"]["uid"],
+        created_at=read_time(body["metadata"]["creationTimestamp"]),
+        phase=status.get("phase", "Pending"),
+        node=body.get("spec", {}).get("nodeName"),
+        ip=status.get("podIP"),
+        unschedulable=(
+            scheduled.get("message", "")
+            if scheduled.get("reason") in {"Unschedulable", "SchedulerError"}
+            else None
+        ),
+        disrupted=(
+            f"{disrupted.get('reason', '')}: {disrupted.get('message', '')}".strip(": ")
+            if disrupted
+            else None
+        ),
+        reason=status.get("reason", ""),
+        message=status.get("message", ""),
+        container=_read_container(status),
+    )
+
+
+def _read_container(status: Object) -> Container:
+    for container in status.get("containerStatuses", []):
+        if container["name"] == TRAINER_CONTAINER:
+            state = container.get("state", {})
+            break
+    else:
+        return Container()
+    waiting = state.get("waiting", {})
+    running = state.get("running")
+    ended = state.get("terminated")
+    begun = running or ended or {}
+    return Container(
+        waiting_reason=waiting.get("reason", ""),
+        waiting_message=waiting.get("message", ""),
+        started_at=_optional_time(begun.get("startedAt")),
+        running=running is not None,
+        exit_code=ended["exitCode"] if ended is not None else None,
+        end_reason=ended.get("reason", "") if ended is not None else "",
+        end_message=ended.get("message", "") if ended is not None else "",
+        ended_at=_optional_time(ended.get("finishedAt")) if ended is not None else None,
+    )
+
+
+def _condition(status: Object, kind: str, *, is_status: str = "True") -> Object:
+    for condition in status.get("conditions", []):
+        if condition["type"] == kind and condition["status"] == is_status:
+            found: Object = condition
+            return found
+    return {}
+
+
+def _condition_time(body: Object, condition: Object) -> datetime | None:
+    if not condition:
+        return None
+    return read_time(condition.get("lastTransitionTime") or body["metadata"]["creationTimestamp"])
+
+
+def read_time(text: str) -> datetime:
+    """Read a Kubernetes timestamp; the result is in UTC."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(UTC)
+
+
+def _optional_time(text: str | None) -> datetime | None:
+    return read_time(text) if text else None

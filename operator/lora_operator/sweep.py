@@ -1,0 +1,101 @@
+"""Evicting ghosts: what the cache still holds but the API server no longer has.
+
+A module of its own because a watch that reconnects lists what exists and never says what vanished
+meanwhile; somebody has to compare.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from lora_operator.cache import Cache, Key
+from lora_operator.errors import ApiError
+from lora_operator.kube.client import KubeClient
+from lora_operator.kube.resources import TRAININGS, WATCHED, Resource
+from lora_operator.labels import CHILD_SELECTOR
+from lora_operator.logs import log
+from lora_operator.metrics import Metrics
+
+EVERY_SECONDS = 180.0
+# A reconnect lists four kinds, perhaps several times; one sweep shortly after answers them all.
+SETTLE_SECONDS = 5.0
+SYNC_POLL_SECONDS = 0.05
+SYNC_RELIST_SECONDS = 5.0
+
+
+class Sweeper:
+    """Compares the cache with metadata-only lists, from time to time and after reconnects."""
+
+    def __init__(
+        self,
+        *,
+        client: KubeClient,
+        cache: Cache,
+        metrics: Metrics,
+        namespaces: tuple[str, ...],
+        on_change: Callable[[Key], None],
+    ) -> None:
+        """Wire the sweeper; `on_change` hears of each run that lost something."""
+        self._client = client
+        self._cache = cache
+        self._metrics = metrics
+        self._namespaces: tuple[str | None, ...] = namespaces or (None,)
+        self._on_change = on_change
+        self._wish = asyncio.Event()
+
+    def ask(self) -> None:
+        """Ask for a sweep soon, because a watch was interrupted."""
+        self._wish.set()
+
+    async def wait_for_sync(self) -> None:
+        """Wait until the cache holds everything that exists now."""
+        while True:
+            missing = {kind: await self._listed(kind) for kind in WATCHED}
+            waited = 0.0
+            while waited < SYNC_RELIST_SECONDS:
+                missing = {
+                    kind: uids - self._cache.uids(kind).keys() for kind, uids in missing.items()
+                }
+                if not any(missing.values()):
+                    self._wish.clear()
+                    self._metrics.synced.set(1)
+                    return
+                await asyncio.sleep(SYNC_POLL_SECONDS)
+                waited += SYNC_POLL_SECONDS
+
+    async def run(self) -> None:
+        """Sweep forever."""
+        while True:
+            try:
+                async with asyncio.timeout(EVERY_SECONDS):
+                    await self._wish.wait()
+                await asyncio.sleep(SETTLE_SECONDS)
+            except TimeoutError:
+                pass
+            self._wish.clear()
+            try:
+                await self.sweep()
+            except ApiError as error:
+                log("sweep failed", reason=error.reason, message=error.message)
+                self._wish.set()
+
+    async def sweep(self) -> None:
+        """Compare once."""
+        for kind in WATCHED:
+            # Taken before the list is read, so that what appears meanwhile is no suspect.
+            known = set(self._cache.uids(kind))
+            ghosts = known - await self._listed(kind)
+            if not ghosts:
+                continue
+            self._metrics.ghosts_evicted.labels(kind.plural).inc(len(ghosts))
+            log("ghosts evicted", resource=kind.plural, count=len(ghosts))
+            for run in self._cache.evict(kind, ghosts):
+                self._on_change(run)
+
+    async def _listed(self, kind: Resource) -> set[str]:
+        selector = None if kind is TRAININGS else CHILD_SELECTOR
+        uids = set()
+        for namespace in self._namespaces:
+            items = self._client.list_metadata(kind, namespace, label_selector=selector)
+            async for item in items:
+                uids.add(item["metadata"]["uid"])
+        return uids
