@@ -66,10 +66,10 @@ cluster: $(STAMP) ## Start the local cluster
 	$(CLUSTER) up
 
 images: cluster ## Build both images and load them into the cluster
-	$(CLUSTER) build-image operator
-	$(CLUSTER) build-image trainer
+	$(CLUSTER) build-image operator --load
+	$(CLUSTER) build-image trainer --load
 
-install: images ## Install the chart into the local cluster
+install: $(STAMP) ## Install the chart into the local cluster
 	$(BIN)/python -m lora_demo install
 
 demo: $(STAMP) ## From nothing to a LoRA one can look at

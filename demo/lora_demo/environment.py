@@ -37,15 +37,20 @@ class Environment:
     secret_key: str
 
 
-def cluster(*arguments: str) -> None:
-    """Runs a `lora-cluster` command with its output shown.
+def cluster(*arguments: str) -> str:
+    """Runs a `lora-cluster` command with its progress shown.
+
+    Returns:
+        Its answer, where it has one.
 
     Raises:
         DemoError: The command failed; it has said why.
     """
     command = [sys.executable, "-m", "lora_cluster", *arguments]
-    if subprocess.run(command, check=False).returncode:
-        raise DemoError(f"`{shlex.join(command[1:])}` failed: the lines above say why")
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise DemoError(f"`lora-cluster {shlex.join(arguments)}` failed: the lines above say why")
+    return done.stdout
 
 
 def read_environment() -> Environment:
@@ -54,22 +59,14 @@ def read_environment() -> Environment:
     Raises:
         DemoError: The cluster does not run.
     """
-    answer = subprocess.run(
-        [sys.executable, "-m", "lora_cluster", "env"], capture_output=True, text=True, check=False
-    )
-    if answer.returncode:
-        raise DemoError(
-            answer.stderr.strip() or "the cluster does not run: `make cluster` starts it"
-        )
     exported = {}
-    for line in answer.stdout.splitlines():
+    for line in cluster("env").splitlines():
         if match := _EXPORT.match(line):
-            value = os.path.expandvars(match[2].strip('"')) if "$PATH" in match[2] else match[2]
-            exported[match[1]] = shlex.split(value)[0]
+            exported[match[1]] = shlex.split(match[2])[0]
     return Environment(
         variables={**os.environ, **exported},
         s3_endpoint=exported["AWS_ENDPOINT_URL"],
-        s3_cluster_endpoint=exported["LORA_S3_CLUSTER_ENDPOINT"],
+        s3_cluster_endpoint=exported["LORA_S3_ENDPOINT_IN_CLUSTER"],
         access_key=exported["AWS_ACCESS_KEY_ID"],
         secret_key=exported["AWS_SECRET_ACCESS_KEY"],
     )

@@ -54,5 +54,4 @@ def _apply_crds(environment: Environment) -> None:
 
 def _build(name: str) -> str:
     """Builds an image, loads it into the cluster and returns its reference."""
-    cluster("build-image", name)
-    return f"lora-{name}:latest"
+    return cluster("build-image", name, "--load").split()[-1]
