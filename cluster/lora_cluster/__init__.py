@@ -1,0 +1,1 @@
+"""A real single-node Kubernetes, S3 server and fake GPUs on a plain Linux machine."""

@@ -1,0 +1,186 @@
+"""Building our two images with buildah, on a base made of Debian packages.
+
+The key of an image is the content that goes into it; equal key, nothing to do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from lora_cluster import packages
+from lora_cluster.builds import locked
+from lora_cluster.errors import ClusterError, last_lines
+from lora_cluster.images import image_folder
+from lora_cluster.layout import cache_folder, find_checkout
+from lora_cluster.progress import say
+
+SUITE = "bookworm"
+BASE_PACKAGES = "python3,ca-certificates"
+# What of Debian's files an image never reads.
+EXCLUDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/var/cache/apt/*")
+CERTIFICATES = Path("/etc/ssl/certs")
+SOURCES = {
+    "trainer": ("Dockerfile.trainer", "requirements/trainer.txt", "api/lora_api", "trainer-image"),
+    "operator": (
+        "Dockerfile.operator",
+        "requirements/operator.txt",
+        "api/lora_api",
+        "operator/lora_operator",
+    ),
+}
+
+
+def build(kind: str) -> str:
+    """Build the trainer's or the operator's image unless its content is unchanged.
+
+    Returns:
+        The reference whose tag is the content's key; `localhost/lora-<kind>:dev` is the same image.
+    """
+    checkout = find_checkout()
+    packages.ensure(packages.FOR_IMAGES)
+    base = _base_image()
+    key = content_key([checkout / source for source in SOURCES[kind]], salt=base)
+    reference = f"localhost/lora-{kind}:{key}"
+    if image_folder().find(reference):
+        say(f"{reference} is built already")
+        return reference
+    say(f"building {reference}")
+    with locked(cache_folder() / "oci.lock"):
+        _buildah(
+            "build",
+            "--layers",
+            "--build-arg",
+            f"BASE_IMAGE={base}",
+            *_mounts(),
+            "--file",
+            str(checkout / f"Dockerfile.{kind}"),
+            "--tag",
+            reference,
+            str(checkout),
+            log=f"image-{kind}.log",
+        )
+        say("writing its layers")
+        if not export(reference):
+            raise ClusterError("ExportFailed", f"buildah built {reference} but does not have it.")
+        image_folder().keep_only(lambda name: _is_wanted(name, kind=kind, reference=reference))
+    return reference
+
+
+def _is_wanted(name: str, *, kind: str, reference: str) -> bool:
+    """Of our own images only the newest stays: a trainer's layers are gigabytes."""
+    return name == reference or not name.startswith(f"localhost/lora-{kind}:")
+
+
+def export(reference: str) -> bool:
+    """Push an image of buildah's to the image folder, uncompressed; False when there is none."""
+    if not shutil.which("buildah") or not _has_image(reference):
+        return False
+    target = image_folder().path
+    target.mkdir(parents=True, exist_ok=True)
+    _buildah(
+        "push",
+        "--disable-compression",
+        "--quiet",
+        reference,
+        f"oci:{target}:{reference}",
+        log="image-push.log",
+    )
+    return True
+
+
+def content_key(sources: list[Path], *, salt: str) -> str:
+    """Names an image by the files and the base that make it."""
+    digest = hashlib.sha256(salt.encode())
+    for source in sources:
+        files = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
+        for file in files:
+            if "__pycache__" in file.parts or file.suffix in (".pyc", ".egg-info"):
+                continue
+            name = file.relative_to(source.parent)
+            digest.update(f"{name}\0{file.stat().st_size}\0".encode() + file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _base_image() -> str:
+    """Debian with Python, as small as its package manager makes it."""
+    recipe = json.dumps([SUITE, BASE_PACKAGES, EXCLUDED])
+    reference = f"localhost/lora-base:{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+    with locked(cache_folder() / "base.lock"):
+        if _has_image(reference):
+            return reference
+        say(f"making the base image {reference} of Debian packages")
+        work = cache_folder() / "base"
+        work.mkdir(parents=True, exist_ok=True)
+        excludes = [f"--dpkgopt=path-exclude={path}" for path in EXCLUDED]
+        _logged(
+            [
+                "mmdebstrap",
+                "--variant=essential",
+                "--mode=root",
+                f"--include={BASE_PACKAGES}",
+                *excludes,
+                SUITE,
+                str(work / "root.tar"),
+            ],
+            log="image-base.log",
+        )
+        (work / "Dockerfile").write_text('FROM scratch\nADD root.tar /\nCMD ["/bin/sh"]\n')
+        _buildah("build", "--tag", reference, str(work), log="image-base.log")
+        (work / "root.tar").unlink()
+    return reference
+
+
+def _mounts() -> list[str]:
+    """What a build may read of this machine: certificates, uv and its download cache."""
+    uv = Path(sys.executable).parent / "uv"
+    uv_cache = Path(os.environ.get("UV_CACHE_DIR") or Path.home() / ".cache" / "uv")
+    uv_cache.mkdir(parents=True, exist_ok=True)
+    mounts = [f"{CERTIFICATES}:{CERTIFICATES}:ro", f"{uv_cache}:/uv-cache:rw"]
+    if uv.exists():
+        mounts.append(f"{uv.resolve()}:/usr/local/bin/uv:ro")
+    return [word for mount in mounts for word in ("--volume", mount)]
+
+
+def _has_image(reference: str) -> bool:
+    result = subprocess.run(
+        [*_base_command(), "inspect", "--type", "image", reference],
+        capture_output=True,
+        check=False,
+        env=_environment(),
+    )
+    return result.returncode == 0
+
+
+def _base_command() -> list[str]:
+    store = cache_folder() / "buildah"
+    return ["buildah", "--root", str(store / "root"), "--runroot", str(store / "run")]
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "BUILDAH_ISOLATION": "chroot", "BUILDAH_FORMAT": "oci"}
+
+
+def _buildah(*argv: str, log: str) -> None:
+    _logged([*_base_command(), *argv], log=log)
+
+
+def _logged(argv: list[str], *, log: str) -> None:
+    path = cache_folder() / log
+    with path.open("wb") as output:
+        result = subprocess.run(
+            ["nice", "-n", "5", *argv],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=_environment(),
+            check=False,
+        )
+    if result.returncode:
+        raise ClusterError(
+            "ImageBuildFailed", f"`{argv[0]}` failed; the end of {path}:\n{last_lines(path)}"
+        )
