@@ -1,0 +1,208 @@
+"""Which files of a base model's folder are needed, and whether they can be what they claim.
+
+A module of its own because it works on names and small JSON files alone: a wrong model is refused
+before a gigabyte is fetched or a library imported.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lora_api.reasons import Reason
+from lora_trainer.errors import TrainerError
+from lora_trainer.recipes import RecipeDefaults
+
+_STEMS = ("diffusion_pytorch_model", "model")
+_PICKLED = (".bin", ".ckpt", ".pt", ".pth")
+_CURE = (
+    "convert it to safetensors (diffusers: pipe.save_pretrained(folder, safe_serialization=True))"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaseModel:
+    """A base model's folder on this machine, its configs read."""
+
+    folder: Path
+    """Folder in diffusers layout."""
+
+    configs: dict[str, dict[str, Any]]
+    """Component name to its JSON config; `model_index` is the index."""
+
+    variants: dict[str, str | None]
+    """Component name to the weights' variant (fp16), None for the plain ones."""
+
+    digests: dict[str, str]
+    """Component name to the hex sha256 of its files."""
+
+    digest: str
+    """``sha256:...`` of all needed files."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """The files of a base model that a recipe needs."""
+
+    configs: list[str]
+    """Small files, read first."""
+
+    weights: list[str]
+    """The safetensors."""
+
+    variants: dict[str, str | None]
+    """Component name to the weights' variant."""
+
+
+def select_files(names: Iterable[str], recipe: RecipeDefaults, *, where: str) -> Selection:
+    """Choose what is needed; say all that is missing at once.
+
+    Args:
+        names: All files in the folder, relative.
+        recipe: Says which components are needed.
+        where: Field and URI, for messages.
+
+    Raises:
+        TrainerError: BaseModelNotFound without a model_index.json; BaseModelInvalid where a
+            component is missing or only has pickled weights.
+    """
+    present = set(names)
+    if "model_index.json" not in present:
+        raise TrainerError(Reason.BASE_MODEL_NOT_FOUND, _no_index(present, where))
+    faults: list[str] = []
+    configs, weights = ["model_index.json"], []
+    variants: dict[str, str | None] = {}
+    for component in recipe.components:
+        inside = sorted(name for name in present if name.startswith(f"{component}/"))
+        if not inside:
+            faults.append(f"{component}/ is missing")
+        elif component in recipe.weightless:
+            configs += [name for name in inside if name.endswith((".json", ".txt"))]
+        else:
+            fault = _select_weights(component, inside, configs, weights, variants)
+            if fault:
+                faults.append(fault)
+    if faults:
+        raise TrainerError(Reason.BASE_MODEL_INVALID, f"{where}: {'; '.join(faults)}")
+    return Selection(configs=configs, weights=weights, variants=variants)
+
+
+def _no_index(present: set[str], where: str) -> str:
+    if not present:
+        return f"{where}: nothing lies there; correct baseModel.uri"
+    single = [name for name in sorted(present) if name.endswith((".safetensors", *_PICKLED))]
+    hint = f" ({single[0]} is a single-file checkpoint)" if single and "/" not in single[0] else ""
+    return (
+        f"{where}: there is no model_index.json{hint}; name the folder of a model in diffusers "
+        "layout (model_index.json, unet/, vae/, ...)"
+    )
+
+
+def _select_weights(
+    component: str,
+    inside: Sequence[str],
+    configs: list[str],
+    weights: list[str],
+    variants: dict[str, str | None],
+) -> str | None:
+    """Add a component's config and weights; returns what is wrong with them."""
+    config = f"{component}/config.json"
+    if config not in inside:
+        return f"{config} is missing"
+    configs.append(config)
+    for variant in (None, "fp16"):
+        chosen = _variant_files(component, inside, variant)
+        if chosen:
+            configs += [name for name in chosen if name.endswith(".json")]
+            weights += [name for name in chosen if name.endswith(".safetensors")]
+            variants[component] = variant
+            return None
+    pickled = [name for name in inside if name.endswith(_PICKLED)]
+    if pickled:
+        return (
+            f"{pickled[0]} is a pickled file, which can run code when it is loaded, and there is "
+            f"no .safetensors beside it; {_CURE}"
+        )
+    return f"{component}/ has no .safetensors weights"
+
+
+def _variant_files(component: str, inside: Sequence[str], variant: str | None) -> list[str]:
+    """A single file, or an index and its shards; empty where the variant is not there."""
+    mark = f".{variant}" if variant else ""
+    for stem in _STEMS:
+        whole = f"{component}/{stem}{mark}.safetensors"
+        if whole in inside:
+            return [whole]
+        index = f"{component}/{stem}.safetensors.index{mark}.json"
+        if index in inside:
+            shard = re.compile(
+                rf"{re.escape(f'{component}/{stem}{mark}')}-\d+-of-\d+{re.escape(mark)}"
+                rf"\.safetensors|{re.escape(f'{component}/{stem}')}-\d+-of-\d+"
+                rf"{re.escape(mark)}\.safetensors"
+            )
+            return [index, *(name for name in inside if shard.fullmatch(name))]
+    return []
+
+
+def read_configs(
+    folder: Path, recipe: RecipeDefaults, *, where: str
+) -> dict[str, dict[str, Any]]:
+    """Read the index and every component's config.
+
+    Args:
+        folder: The base model's folder.
+        recipe: Says which components are needed.
+        where: Field and URI, for messages.
+
+    Raises:
+        TrainerError: BaseModelInvalid; a config is not JSON.
+    """
+    paths = {"model_index": folder / "model_index.json"}
+    names = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}
+    for component in recipe.components:
+        paths[component] = folder / component / names.get(component, "config.json")
+    configs: dict[str, dict[str, Any]] = {}
+    for component, path in paths.items():
+        try:
+            value = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise TrainerError(
+                Reason.BASE_MODEL_INVALID,
+                f"{where}: {path.relative_to(folder)} is not readable JSON; copy the model anew",
+            ) from error
+        configs[component] = value if isinstance(value, dict) else {}
+    return configs
+
+
+def check_weight_header(path: Path, *, name: str, where: str) -> None:
+    """See from the first bytes that a file is a whole safetensors file.
+
+    Args:
+        path: The file.
+        name: Its name in the base model, for the message.
+        where: Field and URI, for the message.
+
+    Raises:
+        TrainerError: BaseModelInvalid.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(size, 100 << 20):
+            raise _damaged(name, where, "is not a safetensors file")
+        try:
+            header = json.loads(file.read(length))
+            tensors = [entry for key, entry in header.items() if key != "__metadata__"]
+            ends = [entry["data_offsets"][1] for entry in tensors]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _damaged(name, where, "is not a safetensors file") from error
+    if 8 + length + max(ends, default=0) != size:
+        raise _damaged(name, where, f"is cut off or has bytes too many ({size} bytes)")
+
+
+def _damaged(name: str, where: str, what: str) -> TrainerError:
+    return TrainerError(
+        Reason.BASE_MODEL_INVALID, f"{where}: {name} {what}; copy the model anew"
+    )

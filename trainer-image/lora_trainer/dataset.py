@@ -1,0 +1,223 @@
+"""The checked dataset: pictures with captions, split into those trained on and those held out.
+
+A module of its own because all faults of all files must come out in one message, which needs a
+view of the whole.
+"""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from lora_api.job import JobDocument
+from lora_api.reasons import Reason
+from lora_trainer import log
+from lora_trainer.captions import CaptionFault, caption_for
+from lora_trainer.disk import sha256_of_json
+from lora_trainer.errors import TrainerError
+from lora_trainer.fetch import FetchedDataset
+from lora_trainer.pictures import Picture, PictureFault, check_picture
+
+# A message names this many files; the log names all.
+_NAMED_FAULTS = 12
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One picture with its caption."""
+
+    picture: Picture
+    """The picture."""
+
+    caption: str
+    """Its caption, trigger word included."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dataset:
+    """All samples of a run."""
+
+    training: list[Sample]
+    """Those that gradients come from."""
+
+    held_out: list[Sample]
+    """Those that only the score sees."""
+
+    digest: str
+    """``sha256:...`` over pictures and captions."""
+
+    warnings: list[str]
+    """What a person should know: duplicates, captions without a picture."""
+
+    @property
+    def samples(self) -> list[Sample]:
+        """All samples, training first."""
+        return [*self.training, *self.held_out]
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    name: str
+    text: str
+    is_caption: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.text}"
+
+
+def build_dataset(
+    fetched: FetchedDataset,
+    job: JobDocument,
+    *,
+    min_side_pixels: int,
+    advance: Callable[[float, float], None],
+) -> Dataset:
+    """Check every file and split the dataset.
+
+    Args:
+        fetched: The files.
+        job: The settings.
+        min_side_pixels: Shortest side of a picture.
+        advance: Told pictures done and pictures in all.
+
+    Raises:
+        TrainerError: InvalidImages, InvalidCaptions, TooFewImages or TooManyImages; the message
+            names all files that are at fault.
+    """
+    captions = {name for name in fetched.names if name.lower().endswith(".txt")}
+    names = [name for name in fetched.names if name not in captions]
+    by_stem = {str(PurePosixPath(name).with_suffix("")): name for name in captions}
+    faults = [_Fault(name, "is larger than 64 MiB") for name in fetched.oversized]
+    samples: list[Sample] = []
+    for index, name in enumerate(names):
+        sample = _check(name, by_stem, fetched.folder, job, min_side_pixels, faults)
+        if sample is not None:
+            samples.append(sample)
+        advance(index + 1, len(names))
+    _raise_faults(faults, len(names) + len(fetched.oversized))
+    _check_count(len(samples), job)
+    warnings = _duplicates(samples) + _orphans(names, by_stem)
+    for warning in warnings:
+        log.warning("dataset", finding=warning)
+    training, held_out = split(samples, job.validation.held_out_images, job.optimization.seed)
+    entries = sorted([sample.picture.digest, sample.caption] for sample in samples)
+    return Dataset(
+        training=training,
+        held_out=held_out,
+        digest=f"sha256:{sha256_of_json(entries)}",
+        warnings=warnings,
+    )
+
+
+def split(samples: list[Sample], count: int, seed: int) -> tuple[list[Sample], list[Sample]]:
+    """Choose the held-out samples by content and seed, so that file names and order don't matter.
+
+    Pictures that occur twice stay in training: a held-out copy would have been learned by heart.
+
+    Args:
+        samples: All of them.
+        count: How many to hold out.
+        seed: The run's seed.
+
+    Returns:
+        Training and held-out samples, both in order of their digests.
+
+    Raises:
+        TrainerError: TooFewImages; nothing would be left to train on.
+    """
+    if count and count >= len(samples):
+        raise TrainerError(
+            Reason.TOO_FEW_IMAGES,
+            f"validation.heldOutImages is {count}, but there are only {len(samples)} pictures and "
+            "at least one must be trained on; lower it or add pictures",
+        )
+    copies = Counter(sample.picture.digest for sample in samples)
+
+    def rank(sample: Sample) -> tuple[bool, str]:
+        key = f"{seed}:{sample.picture.digest}:{sample.caption}"
+        return copies[sample.picture.digest] > 1, hashlib.sha256(key.encode()).hexdigest()
+
+    chosen = {id(sample) for sample in sorted(samples, key=rank)[:count]}
+    ordered = sorted(samples, key=lambda sample: (sample.picture.digest, sample.picture.name))
+    return (
+        [sample for sample in ordered if id(sample) not in chosen],
+        [sample for sample in ordered if id(sample) in chosen],
+    )
+
+
+def _check(
+    name: str,
+    by_stem: dict[str, str],
+    folder: Path,
+    job: JobDocument,
+    min_side_pixels: int,
+    faults: list[_Fault],
+) -> Sample | None:
+    caption_name = by_stem.get(str(PurePosixPath(name).with_suffix("")))
+    caption, picture = None, None
+    try:
+        path = folder / caption_name if caption_name else None
+        caption = caption_for(path, trigger_word=job.dataset.trigger_word)
+    except CaptionFault as fault:
+        faults.append(_Fault(caption_name or name, str(fault), is_caption=True))
+    try:
+        picture = check_picture(folder / name, name=name, min_side_pixels=min_side_pixels)
+    except PictureFault as fault:
+        faults.append(_Fault(name, str(fault)))
+    if caption is None or picture is None:
+        return None
+    if picture.converted:
+        log.info("converted", file=name, what=picture.converted)
+    return Sample(picture=picture, caption=caption)
+
+
+def _raise_faults(faults: list[_Fault], total: int) -> None:
+    if not faults:
+        return
+    for fault in faults:
+        log.error("bad file", file=fault.name, why=fault.text)
+    bad_pictures = {fault.name for fault in faults if not fault.is_caption}
+    reason = Reason.INVALID_IMAGES if bad_pictures else Reason.INVALID_CAPTIONS
+    files = len({fault.name for fault in faults})
+    named = "; ".join(str(fault) for fault in faults[:_NAMED_FAULTS])
+    more = f"; and {len(faults) - _NAMED_FAULTS} more" if len(faults) > _NAMED_FAULTS else ""
+    raise TrainerError(
+        reason,
+        f"dataset.uri: {files} {'file' if files == 1 else 'files'} among {total} "
+        f"{'picture' if total == 1 else 'pictures'} can't be used: {named}{more}. Repair or "
+        "remove them",
+    )
+
+
+def _check_count(count: int, job: JobDocument) -> None:
+    low, high = job.dataset.min_images, job.dataset.max_images
+    if count < low:
+        raise TrainerError(
+            Reason.TOO_FEW_IMAGES,
+            f"dataset.uri: {count} {'picture lies' if count == 1 else 'pictures lie'} under "
+            f"{job.dataset.uri}, dataset.minImages is {low}; add pictures or lower "
+            "dataset.minImages",
+        )
+    if count > high:
+        raise TrainerError(
+            Reason.TOO_MANY_IMAGES,
+            f"dataset.uri: {count} pictures lie under {job.dataset.uri}, dataset.maxImages is "
+            f"{high}; remove some or raise dataset.maxImages",
+        )
+
+
+def _duplicates(samples: list[Sample]) -> list[str]:
+    names: dict[str, list[str]] = defaultdict(list)
+    for sample in samples:
+        names[sample.picture.digest].append(sample.picture.name)
+    return [f"{' = '.join(same)}: the same picture" for same in names.values() if len(same) > 1]
+
+
+def _orphans(names: list[str], by_stem: dict[str, str]) -> list[str]:
+    stems = {str(PurePosixPath(name).with_suffix("")) for name in names}
+    return [
+        f"{caption}: a caption without a picture"
+        for stem, caption in sorted(by_stem.items())
+        if stem not in stems
+    ]

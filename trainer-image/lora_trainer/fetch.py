@@ -1,0 +1,253 @@
+"""Dataset and base model from storage into the workspace.
+
+A module of its own because it is where the run waits for the network: it decides what is needed,
+fetches in parallel, and skips what an earlier attempt already has.
+"""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from lora_api.reasons import Reason
+from lora_trainer import log
+from lora_trainer.basemodel import (
+    BaseModel,
+    Selection,
+    check_weight_header,
+    read_configs,
+    select_files,
+)
+from lora_trainer.disk import read_json, sha256_of_file, sha256_of_json, write_json
+from lora_trainer.errors import TrainerError
+from lora_trainer.recipes import RecipeDefaults
+from lora_trainer.storage import Storage, StoredFile
+
+_PARALLEL_DOWNLOADS = 6
+# A picture is refused by validation above 64 MiB; nothing larger is even fetched.
+MAX_DATASET_FILE_BYTES = 64 << 20
+
+Advance = Callable[[float, float], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FetchedDataset:
+    """The dataset's files on this machine."""
+
+    folder: Path
+    """Where they lie."""
+
+    names: list[str]
+    """Their names, relative."""
+
+    oversized: list[str]
+    """Files left where they are, because they are too large for a picture."""
+
+
+def fetch_dataset(
+    storage: Storage, folder: Path, *, max_images: int, advance: Advance
+) -> FetchedDataset:
+    """Bring pictures and captions here.
+
+    Args:
+        storage: Where they lie.
+        folder: Where to put them.
+        max_images: Most pictures that the job accepts.
+        advance: Told bytes done and bytes in all.
+
+    Raises:
+        TrainerError: ObjectNotFound or TooManyImages, before anything is fetched; or a
+            StorageError.
+    """
+    files = [file for file in storage.list_files() if not _is_hidden(file.name)]
+    if not files:
+        raise TrainerError(
+            Reason.OBJECT_NOT_FOUND,
+            f"dataset.uri: nothing lies under {storage.uri}; upload the pictures or correct "
+            "dataset.uri",
+        )
+    pictures = [file for file in files if not file.name.lower().endswith(".txt")]
+    if len(pictures) > max_images:
+        raise TrainerError(
+            Reason.TOO_MANY_IMAGES,
+            f"dataset.uri: {len(pictures)} pictures lie under {storage.uri}, "
+            f"dataset.maxImages is {max_images}; remove some or raise dataset.maxImages",
+        )
+    fitting = [file for file in files if file.size_bytes <= MAX_DATASET_FILE_BYTES]
+    fetch_files(storage, fitting, folder, advance=advance)
+    _drop_others(folder, {file.name for file in fitting})
+    return FetchedDataset(
+        folder=folder,
+        names=[file.name for file in fitting],
+        oversized=[file.name for file in files if file.size_bytes > MAX_DATASET_FILE_BYTES],
+    )
+
+
+def fetch_base_model(
+    storage: Storage,
+    folder: Path,
+    recipe: RecipeDefaults,
+    *,
+    check: Callable[[BaseModel], None],
+    advance: Advance,
+) -> BaseModel:
+    """Bring the base model's needed files here, or use them where they are.
+
+    Args:
+        storage: Where they lie.
+        folder: Where to put them, if they must be fetched.
+        recipe: Says what is needed.
+        check: Looks at the configs before the weights are fetched.
+        advance: Told bytes done and bytes in all.
+
+    Raises:
+        TrainerError: BaseModelNotFound, BaseModelInvalid, or a StorageError.
+    """
+    where = f"baseModel.uri {storage.uri}"
+    files = {file.name: file for file in storage.list_files()}
+    selection = select_files(files, recipe, where=where)
+    small = [files[name] for name in selection.configs]
+    large = [files[name] for name in selection.weights]
+    at = storage.folder or folder
+    digests = fetch_files(
+        storage, small, folder, in_place=storage.folder, advance=lambda _done, _total: None
+    )
+    configs = read_configs(at, recipe, where=where)
+    preview = _base_model(at, selection, configs, digests, recipe)
+    check(preview)
+    digests |= fetch_files(storage, large, folder, in_place=storage.folder, advance=advance)
+    for name in selection.weights:
+        check_weight_header(at / name, name=name, where=where)
+    return _base_model(at, selection, configs, digests, recipe)
+
+
+def fetch_files(
+    storage: Storage,
+    files: Iterable[StoredFile],
+    folder: Path,
+    *,
+    in_place: Path | None = None,
+    advance: Advance,
+) -> dict[str, str]:
+    """Fetch files in parallel; those that are here already and unchanged are left alone.
+
+    Args:
+        storage: Where they lie.
+        files: Which ones.
+        folder: Where to put them; the manifest of what was fetched lies beside it.
+        in_place: Where the files already are; nothing is copied then, only digests are computed.
+        advance: Told bytes done and bytes in all.
+
+    Returns:
+        Name to hex sha256.
+    """
+    wanted = list(files)
+    manifest = _Manifest(folder.with_name(f"{folder.name}.manifest.json"))
+    counter = _Counter(sum(file.size_bytes for file in wanted), advance)
+    digests: dict[str, str] = {}
+
+    def fetch(file: StoredFile) -> str:
+        target = (in_place or folder) / file.name
+        known = manifest.get(file, target)
+        if known is not None:
+            counter.add(file.size_bytes)
+            return known
+        if in_place:
+            digest = sha256_of_file(target)
+            counter.add(file.size_bytes)
+        else:
+            digest = storage.download(file, target, counter.add)
+        manifest.put(file, digest)
+        return digest
+
+    with ThreadPoolExecutor(_PARALLEL_DOWNLOADS, thread_name_prefix="fetch") as pool:
+        futures = {pool.submit(fetch, file): file for file in wanted}
+        try:
+            for future in as_completed(futures):
+                digests[futures[future].name] = future.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+        finally:
+            manifest.save()
+    return digests
+
+
+def _base_model(
+    folder: Path,
+    selection: Selection,
+    configs: dict[str, dict[str, Any]],
+    digests: dict[str, str],
+    recipe: RecipeDefaults,
+) -> BaseModel:
+    parts = {
+        component: sha256_of_json(
+            {name: digest for name, digest in digests.items() if name.startswith(f"{component}/")}
+        )
+        for component in recipe.components
+    }
+    return BaseModel(
+        folder=folder,
+        configs=configs,
+        variants=selection.variants,
+        digests=parts,
+        digest=f"sha256:{sha256_of_json(digests)}",
+    )
+
+
+def _is_hidden(name: str) -> bool:
+    """Files that tools leave behind (.DS_Store, Thumbs.db) are nobody's picture."""
+    return any(part.startswith(".") for part in name.split("/")) or name.endswith("Thumbs.db")
+
+
+def _drop_others(folder: Path, names: set[str]) -> None:
+    """Remove what an earlier version of the dataset left here."""
+    for path in folder.rglob("*"):
+        if path.is_file() and path.relative_to(folder).as_posix() not in names:
+            log.info("no longer in the dataset", file=path.relative_to(folder).as_posix())
+            path.unlink()
+
+
+class _Counter:
+    """Bytes done, added up from several threads."""
+
+    def __init__(self, total: int, advance: Advance) -> None:
+        self._lock = Lock()
+        self._done = 0
+        self._total = total
+        self._advance = advance
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self._done += count
+            self._advance(self._done, self._total)
+
+
+class _Manifest:
+    """What was fetched: name to tag, size and digest, kept beside the folder."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = Lock()
+        found = read_json(path)
+        self._entries: dict[str, Any] = found if isinstance(found, dict) else {}
+
+    def get(self, file: StoredFile, target: Path) -> str | None:
+        """The digest of a file that is here and unchanged at its source; else None."""
+        entry = self._entries.get(file.name)
+        if not file.tag or not isinstance(entry, dict) or entry.get("tag") != file.tag:
+            return None
+        if not target.is_file() or target.stat().st_size != file.size_bytes:
+            return None
+        return str(entry["sha256"])
+
+    def put(self, file: StoredFile, digest: str) -> None:
+        with self._lock:
+            self._entries[file.name] = {"tag": file.tag, "sha256": digest}
+
+    def save(self) -> None:
+        with self._lock:
+            write_json(self._path, self._entries)
+

@@ -1,0 +1,136 @@
+"""The job document, read and completed: everything that is known before any file is touched.
+
+A module of its own because it is the one stage that needs neither network nor disk: all faults
+of the document are found here, at once, in milliseconds.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lora_api.job import JobDocument, explain
+from lora_api.reasons import Reason
+from lora_api.settings import DEFAULT_STEPS
+from lora_trainer.disk import sha256_of_json
+from lora_trainer.errors import TrainerError
+from lora_trainer.recipes import RECIPES, RecipeDefaults
+
+_MAX_DOCUMENT_BYTES = 1 << 20
+_DEFAULT_PROMPTS = ("{}", "a photo of {}", "{} in a park")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """A job with every default filled in that does not depend on the data."""
+
+    job: JobDocument
+    """The document as given."""
+
+    resolution: int
+    """Side of the training square in pixels."""
+
+    alpha: float
+    """Scale of the LoRA; the rank where the job names none."""
+
+    min_side_pixels: int
+    """Shortest side that a picture may have."""
+
+    key: str
+    """Digest of all that shapes the result; finished stages of another key don't count."""
+
+    def total_steps(self, training_pictures: int) -> int:
+        """Optimiser steps, from steps or from epochs.
+
+        Args:
+            training_pictures: Pictures that are trained on (without those held out).
+        """
+        optimization = self.job.optimization
+        if optimization.epochs is None:
+            return optimization.steps or DEFAULT_STEPS
+        samples = optimization.epochs * training_pictures
+        return max(1, -(-samples // optimization.batch_size))
+
+    def prompts(self, captions: list[str]) -> list[str]:
+        """What is drawn: the job's prompts, else three from the trigger word or the captions."""
+        if self.job.validation.prompts:
+            return list(self.job.validation.prompts)
+        trigger = self.job.dataset.trigger_word
+        if trigger is not None:
+            return [template.format(trigger) for template in _DEFAULT_PROMPTS]
+        return list(dict.fromkeys(captions))[:3]
+
+
+def read_document(path: Path | None, environment: str | None) -> str:
+    """The job document's text, from a file or from LORA_JOB.
+
+    Args:
+        path: File named on the command line.
+        environment: Value of LORA_JOB.
+
+    Raises:
+        TrainerError: InvalidJob; there is none, or it can't be read.
+    """
+    if path is None:
+        if environment is None:
+            raise _invalid("no job: name a file (lora-trainer run job.json) or set LORA_JOB")
+        return environment
+    try:
+        if path.stat().st_size > _MAX_DOCUMENT_BYTES:
+            raise _invalid(f"{path} is larger than {_MAX_DOCUMENT_BYTES} bytes")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise _invalid(f"{path} can't be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise _invalid(f"{path} is not UTF-8 text (byte {error.start})") from error
+
+
+def parse_job(text: str) -> JobDocument:
+    """The job, checked; every fault is named in one message.
+
+    Args:
+        text: JSON.
+
+    Raises:
+        TrainerError: InvalidJob with all faults, each with its path.
+    """
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise _invalid(f"the job document is not JSON: {error}") from error
+    faults = _recipe_fault(value)
+    try:
+        job = JobDocument.model_validate(value)
+    except ValidationError as error:
+        faults = [*faults, explain(error)]
+    if faults:
+        raise _invalid("; ".join(faults))
+    return job
+
+
+def make_plan(job: JobDocument) -> Plan:
+    """Fill in what the recipe decides."""
+    defaults: RecipeDefaults = RECIPES[job.recipe]
+    resolution = job.optimization.resolution or defaults.resolution
+    shaping = job.model_dump(mode="json", exclude={"server"})
+    return Plan(
+        job=job,
+        resolution=resolution,
+        alpha=float(job.network.alpha or job.network.rank),
+        min_side_pixels=job.dataset.min_side_pixels or resolution,
+        key=sha256_of_json(shaping),
+    )
+
+
+def _recipe_fault(value: Any) -> list[str]:
+    recipe = value.get("recipe") if isinstance(value, dict) else None
+    if isinstance(recipe, str) and recipe not in RECIPES:
+        known = ", ".join(sorted(RECIPES))
+        return [f"recipe: there is no recipe {recipe[:63]!r}; known are: {known}"]
+    return []
+
+
+def _invalid(message: str) -> TrainerError:
+    return TrainerError(Reason.INVALID_JOB, message)

@@ -1,0 +1,155 @@
+"""How far the run has come, for everyone who asks at once: HTTP, metrics, terminal, result.
+
+A module of its own because the training thread writes it and other threads read it; nothing else
+is shared between them.
+"""
+
+import math
+import threading
+import time
+from collections import deque
+from datetime import UTC, datetime
+
+from lora_api.progress import Progress, Stage
+
+# Smoothing and speed look at about this many steps: short enough to follow, long enough to read.
+_LOSS_WINDOW_STEPS = 20
+_SPEED_WINDOW_STEPS = 50
+
+
+class StepClock:
+    """Steps per second in the steady state: the first step's warm-up and checkpoints don't count.
+
+    Args:
+        window: Step durations remembered.
+    """
+
+    def __init__(self, window: int = _SPEED_WINDOW_STEPS) -> None:
+        self._durations: deque[float] = deque(maxlen=window)
+        self._steps = 0
+
+    def add(self, seconds: float) -> None:
+        """Count one step that took `seconds`; the first one is left out of the speed."""
+        self._steps += 1
+        if self._steps > 1:
+            self._durations.append(seconds)
+
+    @property
+    def steps_per_second(self) -> float | None:
+        """Speed over the window; None before there is one."""
+        total = sum(self._durations)
+        return len(self._durations) / total if total > 0 else None
+
+
+class ProgressBoard:
+    """The run's present state; every method may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stage = Stage.PLAN
+        self._stage_percent = 0.0
+        self._stage_started = time.monotonic()
+        self._stage_seconds: dict[str, float] = {}
+        self._step = 0
+        self._total_steps = 0
+        self._loss: float | None = None
+        self._learning_rate: float | None = None
+        self._clock = StepClock()
+        self._updated_at = datetime.now(UTC)
+
+    def enter(self, stage: Stage) -> None:
+        """Begin a stage; the one before it is over."""
+        with self._lock:
+            self._close_stage()
+            self._stage = stage
+            self._stage_percent = 100.0 if stage is Stage.DONE else 0.0
+            self._touch()
+
+    def advance(self, done: float, total: float) -> None:
+        """Say how much of the present stage is done, in any unit."""
+        with self._lock:
+            self._stage_percent = min(100.0, 100.0 * done / total) if total > 0 else 100.0
+            self._touch()
+
+    def expect(self, total_steps: int, *, done: int = 0) -> None:
+        """Set the number of optimiser steps, and how many an earlier attempt did."""
+        with self._lock:
+            self._total_steps = total_steps
+            self._step = done
+            self._touch()
+
+    def stepped(
+        self, step: int, *, loss: float | None, learning_rate: float, seconds: float
+    ) -> None:
+        """Record one optimiser step.
+
+        Args:
+            step: Steps done, this one included.
+            loss: Its loss; None where it was not finite and the update was left out.
+            learning_rate: Its learning rate.
+            seconds: Its wall-clock time.
+        """
+        with self._lock:
+            self._step = step
+            self._learning_rate = learning_rate
+            if loss is not None and math.isfinite(loss):
+                self._loss = smoothed(self._loss, loss)
+            self._clock.add(seconds)
+            self._stage_percent = 100.0 * step / max(1, self._total_steps)
+            self._touch()
+
+    def restore_loss(self, loss: float | None) -> None:
+        """Continue the smoothed loss of an earlier attempt."""
+        with self._lock:
+            self._loss = loss
+
+    @property
+    def loss(self) -> float | None:
+        """Smoothed training loss."""
+        with self._lock:
+            return self._loss
+
+    @property
+    def stage_seconds(self) -> dict[str, float]:
+        """Seconds spent in each stage so far, the present one included."""
+        with self._lock:
+            seconds = dict(self._stage_seconds)
+            running = time.monotonic() - self._stage_started
+            seconds[self._stage.value] = seconds.get(self._stage.value, 0.0) + running
+            return {name: round(value, 3) for name, value in seconds.items() if value >= 0.001}
+
+    def snapshot(self) -> Progress:
+        """The state as the document that /progress serves."""
+        with self._lock:
+            speed = self._clock.steps_per_second
+            left = self._total_steps - self._step
+            training = self._stage is Stage.TRAIN
+            return Progress(
+                stage=self._stage,
+                stage_percent=round(self._stage_percent, 2),
+                step=self._step,
+                total_steps=self._total_steps,
+                loss=self._loss,
+                learning_rate=self._learning_rate,
+                steps_per_second=speed,
+                eta_seconds=round(left / speed, 1) if speed and training else None,
+                updated_at=self._updated_at,
+            )
+
+    def _close_stage(self) -> None:
+        now = time.monotonic()
+        name = self._stage.value
+        self._stage_seconds[name] = (
+            self._stage_seconds.get(name, 0.0) + now - self._stage_started
+        )
+        self._stage_started = now
+
+    def _touch(self) -> None:
+        self._updated_at = datetime.now(UTC)
+
+
+def smoothed(average: float | None, value: float) -> float:
+    """Exponential moving average over about 20 steps; the first value starts it."""
+    if average is None:
+        return value
+    return average + (value - average) / _LOSS_WINDOW_STEPS

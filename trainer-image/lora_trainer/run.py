@@ -1,0 +1,178 @@
+"""A run from its plan to its result: the stages in order, each skipped where it is done.
+
+A module of its own because the order is the policy: what is cheap and may fail comes before what
+is expensive, and nothing is published that was not read back.
+"""
+
+import threading
+from importlib import import_module
+from pathlib import Path
+
+from lora_api.exit_codes import ExitCode
+from lora_api.job import JobDocument
+from lora_api.progress import Stage
+from lora_api.reasons import Reason
+from lora_api.result import Outcome, Result
+from lora_api.training import ArtifactStatus, ValidationStatus
+from lora_trainer import log
+from lora_trainer.context import Context
+from lora_trainer.dataset import Dataset, build_dataset
+from lora_trainer.environment import confine
+from lora_trainer.fetch import fetch_base_model, fetch_dataset
+from lora_trainer.plan import make_plan
+from lora_trainer.progress import ProgressBoard
+from lora_trainer.publish import check_output, publish
+from lora_trainer.recipes import RECIPES, check_base
+from lora_trainer.stopping import StopFlag
+from lora_trainer.storage import Storage, open_storage
+from lora_trainer.workspace import open_workspace
+
+
+def run_job(
+    job: JobDocument,
+    root: Path,
+    *,
+    board: ProgressBoard,
+    stop: StopFlag,
+    started: float,
+    fresh: bool = False,
+) -> Result:
+    """Do the job, or what is left of it.
+
+    Args:
+        job: The checked document.
+        root: The workspace folder.
+        board: Told of everything.
+        stop: Looked at wherever stopping is safe.
+        started: time.time() at which the process started.
+        fresh: Forget what earlier attempts finished; caches are kept.
+
+    Returns:
+        The result of a run that succeeded.
+
+    Raises:
+        TrainerError: Any expected failure.
+    """
+    plan = make_plan(job)
+    with open_workspace(root, run_id=job.run_id, key=plan.key) as workspace:
+        confine(root)
+        if fresh:
+            workspace.forget()
+        context = Context(plan=plan, workspace=workspace, board=board, stop=stop, started=started)
+        output = open_storage(job.output.uri, field="output.uri", stop=stop)
+        if workspace.done(Stage.PUBLISH) is None:
+            if workspace.done(Stage.SAMPLE) is None:
+                check_output(output, job.run_id)
+                _make_result(context)
+            _publish(context, output)
+        else:
+            log.info("everything is done already", workspace=root)
+        return _succeeded(context)
+
+
+def _make_result(context: Context) -> None:
+    """All stages between the plan and a complete result folder."""
+    _import_ahead()
+    plan, board, workspace = context.plan, context.board, context.workspace
+    board.enter(Stage.FETCH)
+    storage = open_storage(plan.job.dataset.uri, field="dataset.uri", stop=context.stop)
+    source = open_storage(plan.job.base_model.uri, field="baseModel.uri", stop=context.stop)
+    dataset = _read_dataset(context, storage)
+    board.enter(Stage.FETCH)
+    base = fetch_base_model(
+        source,
+        workspace.base,
+        RECIPES[plan.job.recipe],
+        check=lambda model: check_base(plan.job.recipe, model),
+        advance=board.advance,
+    )
+    log.info("base model", uri=plan.job.base_model.uri, digest=base.digest)
+    workspace.mark(Stage.FETCH, {"base": base.digest})
+    context.stop.check("fetching the base model")
+
+    # From here on torch is needed; the import has been running since the top of this function.
+    from lora_trainer import training
+
+    session = training.open_session(context, dataset, base)
+    training.cache_inputs(session)
+    saved = workspace.done(Stage.SAVE)
+    if saved is None:
+        training.train(session)
+        training.save_and_verify(session)
+    else:
+        board.restore_loss(saved["loss"])
+        board.expect(session.total_steps, done=session.total_steps)
+    training.sample_and_score(session)
+
+
+def _read_dataset(context: Context, storage: Storage) -> Dataset:
+    plan, board = context.plan, context.board
+    fetched = fetch_dataset(
+        storage,
+        context.workspace.dataset,
+        max_images=plan.job.dataset.max_images,
+        advance=board.advance,
+    )
+    log.info("fetched", files=len(fetched.names), uri=plan.job.dataset.uri)
+    board.enter(Stage.VALIDATE)
+    dataset = build_dataset(
+        fetched, plan.job, min_side_pixels=plan.min_side_pixels, advance=board.advance
+    )
+    log.info("dataset", pictures=len(dataset.samples), digest=dataset.digest)
+    context.workspace.mark(Stage.VALIDATE, {"digest": dataset.digest})
+    return dataset
+
+
+def _publish(context: Context, output: Storage) -> None:
+    context.board.enter(Stage.PUBLISH)
+    publish(
+        output,
+        context.workspace.result,
+        run_id=context.plan.job.run_id,
+        advance=context.board.advance,
+        stop=context.stop,
+    )
+    context.workspace.mark(Stage.PUBLISH, {})
+    log.info("published", uri=context.plan.job.output.uri)
+
+
+def _succeeded(context: Context) -> Result:
+    context.board.enter(Stage.DONE)
+    facts = context.workspace.done(Stage.SAMPLE) or {}
+    artifact = ArtifactStatus.model_validate(facts["artifact"])
+    validation = ValidationStatus.model_validate(facts["validation"])
+    message = f"The LoRA lies at {artifact.uri}"
+    if validation.improvement_percent is not None:
+        message += (
+            f"; held-out loss {validation.base_loss:.4f} (base) to {validation.lora_loss:.4f} "
+            f"({validation.improvement_percent:+.1f} % better)"
+        )
+    return Result(
+        outcome=Outcome.SUCCEEDED,
+        reason=Reason.COMPLETED,
+        message=f"{message}.",
+        retryable=ExitCode.OK.is_retryable,
+        step=facts["steps"],
+        total_steps=facts["steps"],
+        loss=facts["loss"],
+        artifact=artifact,
+        validation=validation,
+        stage_seconds=context.board.stage_seconds,
+    )
+
+
+def _import_ahead() -> None:
+    """Import torch and the models in the background while files are fetched.
+
+    Imports take longer than fetching a small model; whoever needs a module first waits for it.
+    """
+
+    def work() -> None:
+        for module in ("torch", "lora_trainer.training"):
+            try:
+                import_module(module)
+            except Exception:  # the stage that needs it will fail with the real error
+                return
+
+    threading.Thread(target=work, name="import-ahead", daemon=True).start()
+

@@ -1,0 +1,106 @@
+"""The pictures of a result: base beside base + LoRA, same prompt, same seed.
+
+A module of its own because what is drawn, how it is named and what a restart may keep is one
+small contract between the sampler, the sheet and the report.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lora_api.settings import ValidationSettings
+from lora_trainer.cache import Cache
+from lora_trainer.disk import write_atomically
+from lora_trainer.lora import base_only
+from lora_trainer.progress import ProgressBoard
+from lora_trainer.recipes import Sampler
+from lora_trainer.stopping import StopFlag
+
+SEEDS_PER_PROMPT = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drawn:
+    """One pair of pictures."""
+
+    prompt: str
+    """What was asked for."""
+
+    seed: int
+    """Seed of both."""
+
+    base: Path
+    """The base model's picture."""
+
+    lora: Path
+    """Base + LoRA's."""
+
+
+def planned_samples(
+    folder: Path, prompts: list[str], settings: ValidationSettings
+) -> list[Drawn]:
+    """Which pairs will be drawn, and their file names.
+
+    Args:
+        folder: The samples' folder.
+        prompts: What to draw.
+        settings: First seed.
+    """
+    return [
+        Drawn(
+            prompt=prompt,
+            seed=settings.seed + offset,
+            base=folder / f"prompt-{number:02d}-seed-{settings.seed + offset}-base.png",
+            lora=folder / f"prompt-{number:02d}-seed-{settings.seed + offset}-lora.png",
+        )
+        for number, prompt in enumerate(prompts, 1)
+        for offset in range(SEEDS_PER_PROMPT)
+    ]
+
+
+def draw_samples(
+    sampler: Sampler,
+    denoiser: torch.nn.Module,
+    drawn: list[Drawn],
+    cache: Cache,
+    *,
+    settings: ValidationSettings,
+    resolution: int,
+    board: ProgressBoard,
+    stop: StopFlag,
+) -> None:
+    """Draw all pairs; files of an earlier attempt are kept.
+
+    Args:
+        sampler: Draws with the denoiser as it is.
+        denoiser: Has the LoRA active.
+        drawn: What to draw.
+        cache: Holds the prompts' embeddings.
+        settings: Denoising steps and guidance.
+        resolution: Side in pixels.
+        board: Told of every picture.
+        stop: A stop ends it between two pictures.
+    """
+
+    def draw(pair: Drawn, path: Path) -> None:
+        stop.check("drawing samples")
+        if not path.exists():
+            picture = sampler.draw(
+                prompt=cache.text(pair.prompt),
+                empty=cache.text(""),
+                seeds=[pair.seed],
+                resolution=resolution,
+                steps=settings.sampling_steps,
+                guidance_scale=settings.guidance_scale,
+            )[0]
+            write_atomically(path, lambda temporary: picture.save(temporary, format="PNG"))
+
+    total = 2 * len(drawn)
+    for index, pair in enumerate(drawn):
+        draw(pair, pair.lora)
+        board.advance(index + 1, total)
+    with base_only(denoiser):
+        for index, pair in enumerate(drawn):
+            draw(pair, pair.base)
+            board.advance(len(drawn) + index + 1, total)

@@ -1,0 +1,84 @@
+"""How much better the LoRA predicts pictures that it never saw, than the base model does.
+
+A module of its own because the figure is only worth something if both sides get the very same
+noise, which must not depend on anything that training does.
+"""
+
+import torch
+
+from lora_api.training import ValidationStatus
+from lora_trainer.cache import Cache
+from lora_trainer.dataset import Sample
+from lora_trainer.lora import base_only
+from lora_trainer.recipes import Recipe
+from lora_trainer.schedule import seed_for
+from lora_trainer.stopping import StopFlag
+
+# Noise levels per picture, evenly spaced: enough that the mean varies little with the seed.
+_LEVELS_PER_PICTURE = 20
+_BATCH = 4
+
+
+def held_out_score(
+    recipe: Recipe,
+    denoiser: torch.nn.Module,
+    held_out: list[Sample],
+    cache: Cache,
+    *,
+    device: torch.device,
+    stop: StopFlag,
+) -> ValidationStatus:
+    """The held-out denoising loss of base and base + LoRA.
+
+    Args:
+        recipe: Knows the family's loss.
+        denoiser: Has the LoRA active.
+        held_out: Pictures kept out of training; none gives a score without losses.
+        cache: Their latents and embeddings.
+        device: Where to compute.
+        stop: A stop ends it between two batches.
+    """
+    if not held_out:
+        return ValidationStatus(held_out_images=0)
+    lora = _mean_loss(recipe, denoiser, held_out, cache, device, stop)
+    with base_only(denoiser):
+        base = _mean_loss(recipe, denoiser, held_out, cache, device, stop)
+    return ValidationStatus(
+        base_loss=round(base, 6),
+        lora_loss=round(lora, 6),
+        improvement_percent=round(100.0 * (base - lora) / base, 2) if base else 0.0,
+        held_out_images=len(held_out),
+    )
+
+
+@torch.inference_mode()
+def _mean_loss(
+    recipe: Recipe,
+    denoiser: torch.nn.Module,
+    held_out: list[Sample],
+    cache: Cache,
+    device: torch.device,
+    stop: StopFlag,
+) -> float:
+    levels = (torch.arange(_LEVELS_PER_PICTURE) + 0.5) / _LEVELS_PER_PICTURE
+    total = 0.0
+    for index, sample in enumerate(held_out):
+        generator = torch.Generator().manual_seed(seed_for(0, "held-out", index))
+        for part in levels.split(_BATCH):
+            stop.check("measuring the held-out loss")
+            losses = recipe.losses(
+                denoiser,
+                moments=_repeat(cache.moments(sample), len(part)).to(device),
+                text={
+                    name: _repeat(value, len(part)).to(device)
+                    for name, value in cache.text(sample.caption).items()
+                },
+                levels=part,
+                generator=generator,
+            )
+            total += float(losses.sum())
+    return total / (_LEVELS_PER_PICTURE * len(held_out))
+
+
+def _repeat(tensor: torch.Tensor, count: int) -> torch.Tensor:
+    return tensor.expand(count, *tensor.shape)

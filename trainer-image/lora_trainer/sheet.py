@@ -1,0 +1,131 @@
+"""The contact sheet: one picture from which a person sees whether the LoRA learned.
+
+A module of its own because layout is its whole business; it gets finished pictures and text.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from lora_trainer.pictures import load_square
+from lora_trainer.sample import Drawn
+
+_TILE = 160
+_GAP = 8
+_MARGIN = 24
+_INK = (28, 30, 34)
+_FAINT = (110, 114, 122)
+_PAPER = (250, 250, 248)
+_TITLE_POINTS, _HEADING_POINTS, _TEXT_POINTS = 24, 18, 14
+_COLUMNS = 6
+_MAX_TRAINING = 12
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SheetText:
+    """The words on the sheet."""
+
+    title: str
+    """First line."""
+
+    subtitle: str
+    """Settings and figures, below it."""
+
+
+def make_sheet(text: SheetText, training: Sequence[Path], drawn: Sequence[Drawn]) -> Image.Image:
+    """Compose the sheet.
+
+    Args:
+        text: Title and subtitle.
+        training: Training pictures; the first ones are shown.
+        drawn: Pairs, those of one prompt beside each other.
+
+    Returns:
+        An RGB picture: training pictures on top, then a row of base | LoRA pairs per prompt.
+    """
+    shown = list(training[:_MAX_TRAINING])
+    prompts = [(prompt, list(pairs)) for prompt, pairs in groupby(drawn, lambda one: one.prompt)]
+    pairs_wide = max((len(pairs) for _, pairs in prompts), default=0)
+    columns = max(_COLUMNS, 2 * pairs_wide)
+    width = 2 * _MARGIN + columns * (_TILE + _GAP) - _GAP
+    rows = -(-len(shown) // columns)
+    height = 2 * _MARGIN + 76 + 34 + rows * (_TILE + _GAP) + len(prompts) * (_TILE + 76)
+    sheet = Image.new("RGB", (width, height), _PAPER)
+    pen = _Pen(sheet)
+    top = pen.header(text)
+    more = f" (first {len(shown)} of {len(training)})" if len(training) > len(shown) else ""
+    top = pen.heading(top, f"Training pictures{more}")
+    for index, path in enumerate(shown):
+        row, column = divmod(index, columns)
+        pen.tile(_square(path), column, top + row * (_TILE + _GAP))
+    top += rows * (_TILE + _GAP) + 10
+    for prompt, pairs in prompts:
+        top = pen.prompt(top, prompt, pairs)
+    return sheet.crop((0, 0, width, min(height, top + _MARGIN)))
+
+
+class _Pen:
+    """Draws on the sheet from top to bottom."""
+
+    def __init__(self, sheet: Image.Image) -> None:
+        self._sheet = sheet
+        self._draw = ImageDraw.Draw(sheet)
+
+    def header(self, text: SheetText) -> int:
+        self._line(_MARGIN, _MARGIN, text.title, _TITLE_POINTS, _INK)
+        self._line(_MARGIN, _MARGIN + 36, text.subtitle, _TEXT_POINTS, _FAINT)
+        return _MARGIN + 70
+
+    def heading(self, top: int, text: str) -> int:
+        self._line(_MARGIN, top, text, _HEADING_POINTS, _INK)
+        return top + 32
+
+    def prompt(self, top: int, prompt: str, pairs: Sequence[Drawn]) -> int:
+        top = self.heading(top, f"\N{LEFT DOUBLE QUOTATION MARK}{prompt}"
+                                f"\N{RIGHT DOUBLE QUOTATION MARK}")
+        for index, pair in enumerate(pairs):
+            for offset, (name, path) in enumerate((("base", pair.base), ("+ LoRA", pair.lora))):
+                column = 2 * index + offset
+                label = f"{name}, seed {pair.seed}"
+                self._line(_x(column), top - 2, label, _TEXT_POINTS, _FAINT)
+                self.tile(_shown(path), column, top + 18)
+        return top + _TILE + 38
+
+    def tile(self, picture: Image.Image, column: int, top: int) -> None:
+        self._sheet.paste(picture, (_x(column), top))
+
+    def _line(
+        self, left: int, top: int, text: str, points: int, colour: tuple[int, int, int]
+    ) -> None:
+        font = ImageFont.load_default(points)
+        room = self._sheet.width - left - _MARGIN
+        shown = text
+        while shown and font.getlength(shown) > room:
+            shown = f"{shown[:-2].rstrip()}\N{HORIZONTAL ELLIPSIS}"
+        self._draw.text((left, top), shown, font=font, fill=colour)
+
+
+def _x(column: int) -> int:
+    return _MARGIN + column * (_TILE + _GAP)
+
+
+def _square(path: Path) -> Image.Image:
+    """A training picture as it was cropped for training."""
+    with Image.open(path) as image:
+        side = min(image.size)
+    return _scaled(Image.fromarray(load_square(path, resolution=side)))
+
+
+def _shown(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return _scaled(image.convert("RGB"))
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    """To tile size: small pictures keep their pixels sharp, large ones are averaged."""
+    small = max(image.size) < _TILE
+    method = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
+    return image.resize((_TILE, _TILE), method)

@@ -1,0 +1,275 @@
+"""S3 and what speaks it (MinIO, Ceph, versitygw, ...) as a storage.
+
+A module of its own because it owns two delicate things: credentials, which it reads from the
+environment and never shows, and the hash checks that S3 makes possible.
+"""
+
+import hashlib
+import io
+import os
+import re
+from contextlib import AbstractContextManager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import certifi
+import urllib3
+from minio import Minio
+
+from lora_api.reasons import Reason
+from lora_trainer.disk import CHUNK_BYTES, write_atomically
+from lora_trainer.errors import StorageError
+from lora_trainer.stopping import StopFlag
+from lora_trainer.storage import OnBytes, StoredFile
+from lora_trainer.storage.faults import MISSING_KEY, Request, translating
+from lora_trainer.storage.retries import retrying
+
+# A dead endpoint costs at most 4 tries of 5 s and 7 s of waiting before it is called unreachable.
+_CONNECT_SECONDS = 5.0
+_READ_SECONDS = 30.0
+_MAX_LISTED = 100_000
+_MD5_ETAG = re.compile(r"^[0-9a-f]{32}$")
+_SHA256_HEADER = "x-amz-meta-sha256"
+
+
+class S3Storage:
+    """A prefix in a bucket, given as ``s3://bucket/prefix``.
+
+    Credentials, region and endpoint come from the AWS_* environment variables.
+
+    Args:
+        uri: The URI.
+        field: The job's field that names it.
+        stop: Ends waits between retries.
+
+    Raises:
+        StorageError: CredentialsMissing, or StorageUnreachable for an endpoint that is no URL.
+    """
+
+    def __init__(self, uri: str, *, field: str, stop: StopFlag) -> None:
+        self.uri = uri.rstrip("/")
+        self.field = field
+        self.folder: Path | None = None
+        parts = urlsplit(self.uri)
+        self._bucket = parts.netloc
+        self._prefix = f"{parts.path.strip('/')}/" if parts.path.strip("/") else ""
+        self._stop = stop
+        self._client = _client(field, self.uri)
+
+    def list_files(self) -> list[StoredFile]:
+        """All objects below the prefix; folder markers are left out."""
+
+        def attempt() -> list[StoredFile]:
+            files: list[StoredFile] = []
+            with self._faults("listed"):
+                for item in self._client.list_objects(
+                    self._bucket, prefix=self._prefix, recursive=True
+                ):
+                    name = (item.object_name or "").removeprefix(self._prefix)
+                    if name and not name.endswith("/"):
+                        tag = (item.etag or "").strip('"')
+                        files.append(StoredFile(name, item.size or 0, tag))
+                    if len(files) > _MAX_LISTED:
+                        raise StorageError(
+                            Reason.INVALID_JOB,
+                            f"{self.field}: more than {_MAX_LISTED} objects lie under {self.uri}; "
+                            "name a prefix of its own",
+                        )
+            return sorted(files, key=lambda file: file.name)
+
+        return retrying(attempt, stop=self._stop)
+
+    def download(self, file: StoredFile, target: Path, on_bytes: OnBytes) -> str:
+        """Fetch an object; its size, and its MD5 where the ETag is one, must match."""
+        digest = ""
+
+        def write(temporary: Path) -> None:
+            nonlocal digest
+            digest = self._stream(file, temporary, on_bytes)
+
+        retrying(lambda: write_atomically(target, write), stop=self._stop)
+        return digest
+
+    def read(self, name: str, *, limit_bytes: int) -> bytes | None:
+        """A small object's content."""
+
+        def attempt() -> bytes | None:
+            try:
+                with self._faults(f"read ({name})", quiet=MISSING_KEY):
+                    response = self._client.get_object(self._bucket, self._key(name))
+                    try:
+                        return bytes(response.read(limit_bytes))
+                    finally:
+                        response.close()
+                        response.release_conn()
+            except KeyError:
+                return None
+
+        return retrying(attempt, stop=self._stop)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is an object of that name."""
+
+        def attempt() -> bool:
+            try:
+                with self._faults(f"looked at ({name})", quiet=MISSING_KEY):
+                    self._client.stat_object(self._bucket, self._key(name))
+            except KeyError:
+                return False
+            return True
+
+        return retrying(attempt, stop=self._stop)
+
+    def upload(self, source: Path, name: str, *, content_type: str) -> None:
+        """Store a file with its sha256 as metadata, then compare what the server says it has."""
+        data = source.read_bytes()
+        self._put(name, data, content_type=content_type)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Store a few bytes."""
+        self._put(name, data, content_type="application/octet-stream")
+
+    def delete(self, name: str) -> None:
+        """Remove an object."""
+
+        def attempt() -> None:
+            with self._faults(f"written (delete {name})", writing=True):
+                self._client.remove_object(self._bucket, self._key(name))
+
+        retrying(attempt, stop=self._stop)
+
+    def describe(self, name: str) -> str:
+        """The URI of an object below this prefix."""
+        return f"{self.uri}/{name}"
+
+    def _put(self, name: str, data: bytes, *, content_type: str) -> None:
+        sha256 = hashlib.sha256(data).hexdigest()
+        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        # One part, so that the ETag is the MD5 of the whole; S3 allows that up to 5 GiB.
+        part_bytes = max(5 << 20, len(data) + 1)
+
+        def attempt() -> None:
+            with self._faults(f"written ({name})", writing=True):
+                self._client.put_object(
+                    self._bucket,
+                    self._key(name),
+                    io.BytesIO(data),
+                    len(data),
+                    content_type=content_type,
+                    metadata={"sha256": sha256},
+                    part_size=part_bytes,
+                )
+                stored = self._client.stat_object(self._bucket, self._key(name))
+            etag = (stored.etag or "").strip('"')
+            if stored.size != len(data) or _differs(etag, md5, dict(stored.metadata or {})):
+                raise self._mismatch(name)
+
+        retrying(attempt, stop=self._stop)
+
+    def _stream(self, file: StoredFile, target: Path, on_bytes: OnBytes) -> str:
+        self._stop.check(f"fetching {self.describe(file.name)}")
+        sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+        received = 0
+        with self._faults(f"read ({file.name})"):
+            response = self._client.get_object(self._bucket, self._key(file.name))
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            try:
+                with target.open("wb") as out:
+                    for chunk in response.stream(CHUNK_BYTES):
+                        out.write(chunk)
+                        sha256.update(chunk)
+                        md5.update(chunk)
+                        received += len(chunk)
+                        on_bytes(len(chunk))
+                        self._stop.check(f"fetching {self.describe(file.name)}")
+            except BaseException:
+                on_bytes(-received)
+                raise
+            finally:
+                response.close()
+                response.release_conn()
+        expected_sha256 = headers.get(_SHA256_HEADER, sha256.hexdigest())
+        if (
+            received != file.size_bytes
+            or expected_sha256 != sha256.hexdigest()
+            or _differs(file.tag, md5.hexdigest(), headers)
+        ):
+            on_bytes(-received)
+            raise self._mismatch(file.name)
+        return sha256.hexdigest()
+
+    def _key(self, name: str) -> str:
+        return f"{self._prefix}{name}"
+
+    def _faults(
+        self, verb: str, *, writing: bool = False, quiet: frozenset[str] = frozenset()
+    ) -> AbstractContextManager[None]:
+        request = Request(
+            field=self.field, uri=self.uri, bucket=self._bucket, verb=verb, writing=writing
+        )
+        return translating(request, quiet=quiet)
+
+    def _mismatch(self, name: str) -> StorageError:
+        return StorageError(
+            Reason.CHECKSUM_MISMATCH,
+            f"{self.field}: {self.describe(name)} did not arrive as the storage holds it (size or "
+            "digest differ); something between here and the storage changes data",
+            passing=True,
+        )
+
+
+def _differs(etag: str, md5: str, headers: dict[str, str]) -> bool:
+    """Whether an ETag that is an MD5 contradicts ours; multipart and encrypted ones are none."""
+    lowered = {name.lower(): value for name, value in headers.items()}
+    encrypted = any(name.startswith("x-amz-server-side-encryption") for name in lowered)
+    return bool(_MD5_ETAG.match(etag)) and not encrypted and etag != md5
+
+
+def _client(field: str, uri: str) -> Minio:
+    access_key = os.environ.get("AWS_ACCESS_KEY_ID", "").strip()
+    secret_key = os.environ.get("AWS_SECRET_ACCESS_KEY", "").strip()
+    missing = [
+        name
+        for name, value in (
+            ("AWS_ACCESS_KEY_ID", access_key),
+            ("AWS_SECRET_ACCESS_KEY", secret_key),
+        )
+        if not value
+    ]
+    if missing:
+        raise StorageError(
+            Reason.CREDENTIALS_MISSING,
+            f"{field} is {uri}, but {' and '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} not set; put the standard AWS_* variables "
+            "into the credentials Secret or the environment",
+        )
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    parts = urlsplit(endpoint or f"https://s3.{region}.amazonaws.com")
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path.strip("/"):
+        raise StorageError(
+            Reason.STORAGE_UNREACHABLE,
+            f"AWS_ENDPOINT_URL is {endpoint!r}; it must be http(s)://host[:port] without a path",
+        )
+    pool = urllib3.PoolManager(
+        timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS),
+        maxsize=16,
+        retries=False,
+        cert_reqs="CERT_REQUIRED",
+        ca_certs=_certificates(),
+    )
+    return Minio(
+        parts.netloc,
+        access_key=access_key,
+        secret_key=secret_key,
+        session_token=os.environ.get("AWS_SESSION_TOKEN") or None,
+        secure=parts.scheme == "https",
+        region=region,
+        http_client=pool,
+    )
+
+
+
+def _certificates() -> str:
+    variables = ("AWS_CA_BUNDLE", "SSL_CERT_FILE")
+    return next((os.environ[name] for name in variables if os.environ.get(name)), certifi.where())

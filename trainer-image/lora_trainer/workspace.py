@@ -1,0 +1,130 @@
+"""The workspace folder: whose it is, what lies where, which stages are done.
+
+A module of its own because it is the run's only memory between attempts; the layout here is what
+a restart trusts.
+"""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lora_api.exit_codes import ExitCode
+from lora_api.progress import Stage
+from lora_api.reasons import Reason
+from lora_trainer.disk import read_json, write_json
+from lora_trainer.errors import TrainerError
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """One run's folder."""
+
+    root: Path
+    """The folder itself."""
+
+    key: str
+    """Digest of the job; markers and checkpoints of another one are not ours to use."""
+
+    @property
+    def dataset(self) -> Path:
+        """Pictures and captions as they were fetched."""
+        return self.root / "dataset"
+
+    @property
+    def base(self) -> Path:
+        """The base model, where it had to be fetched."""
+        return self.root / "base"
+
+    @property
+    def cache(self) -> Path:
+        """Latents and text embeddings under content hashes; any job may reuse them."""
+        return self.root / "cache"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints of this job."""
+        return self.root / "checkpoints" / self.key[:16]
+
+    @property
+    def result(self) -> Path:
+        """What is published: model.safetensors and everything beside it."""
+        return self.root / "result"
+
+    def done(self, stage: Stage) -> dict[str, Any] | None:
+        """What a finished stage left behind; None where it is not finished for this job."""
+        marker = read_json(self._marker(stage))
+        if isinstance(marker, dict) and marker.get("key") == self.key:
+            data = marker.get("data")
+            return data if isinstance(data, dict) else None
+        return None
+
+    def mark(self, stage: Stage, data: dict[str, Any]) -> None:
+        """Make it known, durably, that a stage is finished."""
+        write_json(self._marker(stage), {"key": self.key, "stage": stage.value, "data": data})
+
+    def forget(self) -> None:
+        """Drop markers, checkpoints and result; what is cached under content hashes stays."""
+        for folder in (self.root / "stages", self.root / "checkpoints", self.result):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _marker(self, stage: Stage) -> Path:
+        return self.root / "stages" / f"{stage.value.lower()}.json"
+
+
+@contextmanager
+def open_workspace(root: Path, *, run_id: str, key: str) -> Iterator[Workspace]:
+    """Make the folder this run's own, or find that it is already; hold it until the end.
+
+    The kernel drops the lock however the process ends, so a killed run blocks nobody.
+
+    Args:
+        root: The folder; made where it does not exist.
+        run_id: Identity of the run.
+        key: Digest of the job.
+
+    Raises:
+        TrainerError: WorkspaceNotWritable; it can't be written, is another run's, or is in use.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        handle = os.open(root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise TrainerError(
+            Reason.WORKSPACE_NOT_WRITABLE,
+            f"the workspace {root} can't be written ({error.strerror}); name a folder that "
+            "belongs to this user with --workspace or LORA_WORKSPACE",
+        ) from error
+    try:
+        _lock(handle, root)
+        _claim(root, run_id)
+        yield Workspace(root, key)
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, root: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise TrainerError(
+            Reason.WORKSPACE_NOT_WRITABLE,
+            f"the workspace {root} is in use by another trainer; wait for it or name another one",
+            exit_code=ExitCode.TRANSIENT,
+        ) from error
+
+
+def _claim(root: Path, run_id: str) -> None:
+    owner = read_json(root / "run.json")
+    if not isinstance(owner, dict):
+        write_json(root / "run.json", {"runId": run_id})
+    elif owner.get("runId") != run_id:
+        raise TrainerError(
+            Reason.WORKSPACE_NOT_WRITABLE,
+            f"the workspace {root} belongs to run {owner.get('runId')!r}, this is run "
+            f"{run_id!r}; name another folder or delete that one",
+        )
