@@ -2,8 +2,8 @@
 # Pin every dependency with its hashes. The development list is resolved first and holds for the two
 # images, too: what the tests ran with is what ships.
 set -eu
+uv=$(realpath "${1:-.venv/bin/uv}")
 cd "$(dirname "$0")"
-uv=${UV:-../.venv/bin/uv}
 lock() {
     UV_CUSTOM_COMPILE_COMMAND="make lock" "$uv" pip compile "$@" --quiet --generate-hashes \
         --no-emit-index-url --no-emit-find-links --no-annotate \

@@ -156,7 +156,7 @@ def host_components(
                 "posix",
                 "--sidecar",
                 str(layout.state / "s3-metadata"),
-                str(layout.state / "s3"),
+                str(layout.state / "s3-data"),
             ),
             env={
                 "ROOT_ACCESS_KEY": record.s3_access_key,

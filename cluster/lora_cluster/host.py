@@ -100,7 +100,7 @@ class HostProvider:
     def _write_files(self) -> None:
         layout = self._layout
         namespaces.make_mount_points(layout)
-        for folder in ("etcd", "s3", "s3-accounts", "s3-metadata", "volumes", "log/pods"):
+        for folder in ("etcd", "s3-data", "s3-accounts", "s3-metadata", "volumes", "log/pods"):
             (layout.state / folder).mkdir(parents=True, exist_ok=True)
         (layout.state / "etcd").chmod(0o700)
         (layout.state / "volumes").chmod(0o755)

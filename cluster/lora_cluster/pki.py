@@ -50,7 +50,7 @@ def issue_all(folder: Path, identities: list[Identity]) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         _write(folder, identity.file, _certificate(identity, key.public_key(), ca, ca_key), key)
     signing = ec.generate_private_key(ec.SECP256R1())
-    (folder / "sa.key").write_bytes(_pem(signing))
+    _write_secret(folder / "sa.key", signing)
     (folder / "complete").touch()
 
 
@@ -110,7 +110,10 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 def _write(
     folder: Path, file: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey
 ) -> None:
-    secret = folder / f"{file}.key"
-    secret.touch(mode=0o600)
-    secret.write_bytes(_pem(key))
+    _write_secret(folder / f"{file}.key", key)
     (folder / f"{file}.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+
+def _write_secret(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    path.touch(mode=0o600)
+    path.write_bytes(_pem(key))
