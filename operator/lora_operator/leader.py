@@ -90,7 +90,7 @@ class Elector:
                     seen_version, seen_at = version, self._clock()
                 # Our own clock alone measures the silence: the holder's may be wrong.
                 silent = self._clock() - seen_at
-                if (lease is None or _is_free(lease, silent)) and await self._take(lease):
+                if self._may_take(lease, silent) and await self._take(lease):
                     return
             except ApiError as error:
                 log("lease not readable", reason=error.reason, message=error.message)
@@ -127,6 +127,15 @@ class Elector:
             log("lease released", lease=self._name)
         except ApiError as error:
             log("lease not released", reason=error.reason)
+
+    def _may_take(self, lease: Object | None, silent_seconds: float) -> bool:
+        if lease is None:
+            return True
+        spec = lease.get("spec", {})
+        # Our own name is left there when our container is restarted within the same pod.
+        if spec.get("holderIdentity") in {None, "", self._identity}:
+            return True
+        return bool(silent_seconds >= spec.get("leaseDurationSeconds", 0))
 
     def _renewed_lately(self) -> bool:
         left = self._valid_until - self._clock()
@@ -184,9 +193,3 @@ class Elector:
             },
         }
 
-
-def _is_free(lease: Object, silent_seconds: float) -> bool:
-    spec = lease.get("spec", {})
-    if not spec.get("holderIdentity"):
-        return True
-    return bool(silent_seconds >= spec.get("leaseDurationSeconds", 0))

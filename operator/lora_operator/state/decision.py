@@ -100,6 +100,8 @@ class Draft:
             )
             for kind in ConditionType
         } | {condition.type: condition for condition in self.stored.conditions}
+        # A rule may correct what an earlier one stated, so transitions are told by what was stored.
+        self._before = dict(self._conditions)
         self._actions: list[Action] = []
         self._revisit_at: datetime | None = None
         self._untouched = False
@@ -110,7 +112,7 @@ class Draft:
 
     def set(self, kind: ConditionType, truth: Truth, reason: Reason, message: str = "") -> None:
         """State one condition; its transition time moves only when `truth` does."""
-        known = self._conditions[kind]
+        known = self._before[kind]
         self._conditions[kind] = Condition(
             type=kind,
             status=truth,
@@ -176,7 +178,7 @@ class Draft:
                 "phase": self.phase,
                 "phase_started_at": self.now if moved else self.stored.phase_started_at,
                 "message": clip(self.message),
-                "conditions": list(self._conditions.values()),
+                "conditions": tuple(self._conditions.values()),
                 "progress": self.progress,
                 "attempts": self.attempts,
                 "started_at": self.started_at,

@@ -1,0 +1,404 @@
+"""Objects for tests, built in sentences: `a_training().with_gpus(2)`, `a_pod().running()`.
+
+They make the JSON of the API server, so that the same builders feed the rules (through the
+operator's own reading) and play kubelet and Job controller against a real API server.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self
+
+from lora_api import API_VERSION
+from lora_api.progress import Progress, Stage
+from lora_api.reasons import Reason
+from lora_api.result import Outcome, Result
+from lora_api.training import KIND, ArtifactStatus, LoRATrainingStatus, ValidationStatus
+from lora_operator.builders.job import build_job
+from lora_operator.labels import job_name, labels_of, workspace_name
+from lora_operator.rules.decide import decide
+from lora_operator.state.decision import Decision
+from lora_operator.state.reading import read_claim, read_job, read_pod, read_run
+from lora_operator.state.views import Observed, Refusal, Refused, Run
+
+NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
+DIGEST = "sha256:" + "ab" * 32
+RUN_UID = "11111111-aaaa-4aaa-8aaa-111111111111"
+JOB_UID = "22222222-bbbb-4bbb-8bbb-222222222222"
+Object = dict[str, Any]
+
+
+def stamp(when: datetime) -> str:
+    """A timestamp as Kubernetes writes it."""
+    return when.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@dataclass(frozen=True)
+class ATraining:
+    """A LoRATraining in the making."""
+
+    name: str = "anna"
+    namespace: str = "studio"
+    spec: Object = field(
+        default_factory=lambda: {
+            "recipe": "sd15",
+            "baseModel": {"uri": "s3://bases/small/"},
+            "dataset": {"uri": "s3://datasets/anna/", "triggerWord": "ohwx anna"},
+            "optimization": {"steps": 100},
+            "output": {"uri": "s3://models/anna/"},
+            "credentialsSecretName": "s3",
+        }
+    )
+    status: Object = field(default_factory=dict)
+    meta: Object = field(default_factory=dict)
+
+    def _with(self, path: str, value: Any) -> Self:  # noqa: ANN401
+        spec = copy.deepcopy(self.spec)
+        *parents, leaf = path.split(".")
+        node = spec
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+        return replace(self, spec=spec)
+
+    def named(self, name: str) -> Self:
+        return replace(self, name=name)
+
+    def in_namespace(self, namespace: str) -> Self:
+        return replace(self, namespace=namespace)
+
+    def with_gpus(self, count: int) -> Self:
+        return self._with("resources.gpus", count)
+
+    def with_memory(self, quantity: str) -> Self:
+        return self._with("resources.memory", quantity)
+
+    def with_image(self, image: str) -> Self:
+        return self._with("image", image)
+
+    def with_recipe(self, recipe: str) -> Self:
+        return self._with("recipe", recipe)
+
+    def with_retries(self, count: int) -> Self:
+        return self._with("limits.retries", count)
+
+    def with_storage_class(self, name: str) -> Self:
+        return self._with("workspace.storageClassName", name)
+
+    def with_spec(self, path: str, value: Any) -> Self:  # noqa: ANN401
+        return self._with(path, value)
+
+    def without_secret(self) -> Self:
+        return replace(
+            self, spec={k: v for k, v in self.spec.items() if k != "credentialsSecretName"}
+        )
+
+    def being_deleted(self) -> Self:
+        return replace(self, meta={**self.meta, "deletionTimestamp": stamp(NOW)})
+
+    def with_status(self, status: LoRATrainingStatus | None) -> Self:
+        if status is None:
+            return self
+        dumped = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return replace(self, status=dumped)
+
+    def manifest(self) -> Object:
+        """What a person applies."""
+        return {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "metadata": {"name": self.name, "namespace": self.namespace},
+            "spec": copy.deepcopy(self.spec),
+        }
+
+    def stored(self) -> Object:
+        """What the API server holds."""
+        body = self.manifest()
+        body["metadata"] |= {
+            "uid": RUN_UID,
+            "resourceVersion": "100",
+            "generation": 1,
+            "creationTimestamp": stamp(NOW - timedelta(seconds=1)),
+            **self.meta,
+        }
+        body["status"] = copy.deepcopy(self.status)
+        return body
+
+    def run(self) -> Run:
+        """What the rules see of it."""
+        return read_run(self.stored())
+
+
+def a_training() -> ATraining:
+    """A plain valid run."""
+    return ATraining()
+
+
+@dataclass(frozen=True)
+class APod:
+    """A trainer pod in the making."""
+
+    name: str = "anna-train-x1"
+    age: timedelta = timedelta(seconds=30)
+    node: str | None = None
+    status: Object = field(default_factory=lambda: {"phase": "Pending"})
+
+    def named(self, name: str) -> Self:
+        return replace(self, name=name)
+
+    def aged(self, seconds: float) -> Self:
+        return replace(self, age=timedelta(seconds=seconds))
+
+    def unschedulable(self, message: str) -> Self:
+        return self._condition("PodScheduled", "False", "Unschedulable", message)
+
+    def placed(self, node: str = "node-1") -> Self:
+        return replace(self, node=node)
+
+    def waiting(self, reason: str, message: str = "") -> Self:
+        state = {"waiting": {"reason": reason, "message": message}}
+        return self.placed()._container(state, phase="Pending")
+
+    def running(self) -> Self:
+        state = {"running": {"startedAt": stamp(NOW - timedelta(seconds=20))}}
+        return replace(self.placed()._container(state, phase="Running"))
+
+    def ended(self, code: int, message: str = "", reason: str = "") -> Self:
+        state = {
+            "terminated": {
+                "exitCode": code,
+                "reason": reason or ("Completed" if code == 0 else "Error"),
+                "message": message,
+                "startedAt": stamp(NOW - timedelta(seconds=20)),
+                "finishedAt": stamp(NOW),
+            }
+        }
+        return self.placed()._container(state, phase="Succeeded" if code == 0 else "Failed")
+
+    def disrupted(self, reason: str, message: str) -> Self:
+        return self._condition("DisruptionTarget", "True", reason, message)
+
+    def evicted(self, message: str) -> Self:
+        status = {**self.status, "phase": "Failed", "reason": "Evicted", "message": message}
+        return replace(self, status=status)
+
+    def _container(self, state: Object, *, phase: str) -> Self:
+        container = {
+            "name": "trainer",
+            "state": state,
+            "ready": "running" in state,
+            "restartCount": 0,
+            "image": "lora-trainer:test",
+            "imageID": "",
+        }
+        return replace(
+            self, status={**self.status, "phase": phase, "containerStatuses": [container]}
+        )
+
+    def _condition(self, kind: str, status: str, reason: str, message: str) -> Self:
+        condition = {"type": kind, "status": status, "reason": reason, "message": message}
+        conditions = [*self.status.get("conditions", []), condition]
+        return replace(self, status={**self.status, "conditions": conditions})
+
+    def stored(self) -> Object:
+        """What the API server holds."""
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": self.name,
+                "namespace": "studio",
+                "uid": f"uid-of-{self.name}",
+                "resourceVersion": "300",
+                "creationTimestamp": stamp(NOW - self.age),
+                "labels": labels_of("anna", RUN_UID),
+                "ownerReferences": [
+                    {
+                        "apiVersion": "batch/v1",
+                        "kind": "Job",
+                        "name": "anna-train",
+                        "uid": JOB_UID,
+                        "controller": True,
+                    }
+                ],
+            },
+            "spec": {"nodeName": self.node} if self.node else {},
+            "status": copy.deepcopy(self.status),
+        }
+
+
+def a_pod() -> APod:
+    """A pod that waits for a node."""
+    return APod()
+
+
+@dataclass(frozen=True)
+class AJob:
+    """A Job in the making."""
+
+    status: Object = field(default_factory=lambda: {"active": 1})
+
+    def complete(self) -> Self:
+        return self._ended("Complete", "", "") if self.status else self
+
+    def failed(self, reason: str = "BackoffLimitExceeded", message: str = "") -> Self:
+        return self._ended("Failed", reason, message)
+
+    def with_failed_pods(self, count: int) -> Self:
+        return replace(self, status={**self.status, "failed": count})
+
+    def _ended(self, kind: str, reason: str, message: str) -> Self:
+        condition = {
+            "type": kind,
+            "status": "True",
+            "reason": reason,
+            "message": message,
+            "lastTransitionTime": stamp(NOW),
+        }
+        return replace(self, status={**self.status, "active": 0, "conditions": [condition]})
+
+    def stored(self) -> Object:
+        """What the API server holds."""
+        run = a_training().run()
+        assert run.spec is not None
+        body = build_job(run, run.spec, default_image="lora-trainer:test")
+        body["metadata"] |= {
+            "uid": JOB_UID,
+            "resourceVersion": "200",
+            "creationTimestamp": stamp(NOW - timedelta(seconds=60)),
+        }
+        body["status"] = copy.deepcopy(self.status)
+        return body
+
+
+def a_job() -> AJob:
+    """A Job with one active pod."""
+    return AJob()
+
+
+def a_claim(phase: str = "Bound") -> Object:
+    """A workspace claim as stored."""
+    return {
+        "metadata": {
+            "name": workspace_name("anna"),
+            "namespace": "studio",
+            "uid": "uid-of-claim",
+            "creationTimestamp": stamp(NOW - timedelta(seconds=60)),
+        },
+        "status": {"phase": phase},
+    }
+
+
+@dataclass(frozen=True)
+class ASight:
+    """What is seen of a run, in the making."""
+
+    training: ATraining = field(default_factory=ATraining)
+    observed: Observed = field(default_factory=lambda: Observed(run=a_training().run()))
+
+    def with_claim(self, phase: str = "Bound", warning: str | None = None) -> Self:
+        claim = read_claim(a_claim(phase))
+        return self._with(claim=claim, claim_warning=warning)
+
+    def with_job(self, job: AJob | None = None, warning: str | None = None) -> Self:
+        sight = self if self.observed.claim is not None else self.with_claim()
+        body = (job or a_job()).stored()
+        body["metadata"]["name"] = job_name(self.training.name)
+        return sight._with(job=read_job(body), job_warning=warning)
+
+    def with_pods(self, *pods: APod) -> Self:
+        sight = self if self.observed.job is not None else self.with_job()
+        return sight._with(pods=tuple(read_pod(pod.stored()) for pod in pods))
+
+    def with_progress(self, stage: Stage, step: int, total: int = 100) -> Self:
+        return self._with(progress=a_progress(stage, step, total))
+
+    def claim_refused(self, kind: Refusal, message: str) -> Self:
+        what = "PersistentVolumeClaim anna-workspace"
+        return self._with(claim_refused=Refused(kind=kind, what=what, message=message))
+
+    def job_refused(self, kind: Refusal, message: str) -> Self:
+        return self._with(job_refused=Refused(kind=kind, what="Job anna-train", message=message))
+
+    def with_status(self, status: LoRATrainingStatus | None) -> Self:
+        training = self.training.with_status(status)
+        return replace(
+            self, training=training, observed=replace(self.observed, run=training.run())
+        )
+
+    def after(self, earlier: ASight, *, now: datetime = NOW) -> Self:
+        """The same sight, with the status that an earlier one led to already written."""
+        return self.with_status(earlier.decide(now=now).status)
+
+    def decide(self, *, now: datetime = NOW) -> Decision:
+        """What the rules make of it."""
+        return decide(self.observed, now)
+
+    def _with(self, **changes: Any) -> Self:  # noqa: ANN401
+        return replace(self, observed=replace(self.observed, **changes))
+
+
+def seen(training: ATraining | None = None) -> ASight:
+    """A run of which nothing exists yet."""
+    training = training or a_training()
+    return ASight(training=training, observed=Observed(run=training.run()))
+
+
+def a_progress(stage: Stage, step: int, total: int = 100, at: datetime = NOW) -> Progress:
+    """What a trainer tells about itself."""
+    return Progress(
+        stage=stage,
+        step=step,
+        total_steps=total,
+        loss=0.1,
+        learning_rate=1e-4,
+        steps_per_second=2.0,
+        eta_seconds=max(0, total - step) / 2,
+        updated_at=at,
+    )
+
+
+def a_good_result(*, measured: bool = True) -> str:
+    """The termination message of a trainer that stored its LoRA."""
+    return (
+        Result(
+            outcome=Outcome.SUCCEEDED,
+            reason=Reason.COMPLETED,
+            message="Trained, checked and stored.",
+            retryable=False,
+            step=100,
+            total_steps=100,
+            loss=0.05,
+            artifact=ArtifactStatus(
+                uri="s3://models/anna/model.safetensors",
+                digest=DIGEST,
+                size_bytes=123456,
+                format="kohya",
+            ),
+            validation=(
+                ValidationStatus(
+                    base_loss=0.2, lora_loss=0.1, improvement_percent=50.0, held_out_images=2
+                )
+                if measured
+                else None
+            ),
+        )
+        .to_termination_message()
+        .decode()
+    )
+
+
+def a_bad_result(
+    reason: Reason = Reason.TOO_FEW_IMAGES,
+    message: str = "s3://datasets/anna/ holds 2 pictures; spec.dataset.minImages asks for 3.",
+    *,
+    retryable: bool = False,
+) -> str:
+    """The termination message of a trainer that could not go on."""
+    return (
+        Result(outcome=Outcome.FAILED, reason=reason, message=message, retryable=retryable)
+        .to_termination_message()
+        .decode()
+    )

@@ -1,0 +1,207 @@
+"""What a run becomes: claim and Job, field by field."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tests.builders import RUN_UID, ATraining, a_training
+
+from lora_api.job import JobDocument
+from lora_operator.builders.job import build_job
+from lora_operator.builders.ownership import is_owned_by
+from lora_operator.builders.workspace import build_workspace
+
+Object = dict[str, Any]
+
+
+def job_of(training: ATraining) -> Object:
+    run = training.run()
+    assert run.spec is not None
+    return build_job(run, run.spec, default_image="default:1")
+
+
+def claim_of(training: ATraining) -> Object:
+    run = training.run()
+    assert run.spec is not None
+    return build_workspace(run, run.spec)
+
+
+def pod(training: ATraining) -> Object:
+    spec: Object = job_of(training)["spec"]["template"]["spec"]
+    return spec
+
+
+def container(training: ATraining) -> Object:
+    found: Object = pod(training)["containers"][0]
+    return found
+
+
+def environment(training: ATraining) -> dict[str, Object]:
+    return {entry["name"]: entry for entry in container(training)["env"]}
+
+
+def document(training: ATraining) -> JobDocument:
+    # The kubelet halves doubled dollars, and so must whoever plays it.
+    text = environment(training)["LORA_JOB"]["value"].replace("$$", "$")
+    return JobDocument.model_validate_json(text)
+
+
+JOB_FIELDS: dict[str, tuple[Callable[[], Any], Any]] = {
+    "retries become the back-off limit": (
+        lambda: job_of(a_training().with_retries(5))["spec"]["backoffLimit"],
+        5,
+    ),
+    "the deadline includes retries": (
+        lambda: job_of(a_training())["spec"]["activeDeadlineSeconds"],
+        7200,
+    ),
+    "the next attempt waits until the last is gone": (
+        lambda: job_of(a_training())["spec"]["podReplacementPolicy"],
+        "Failed",
+    ),
+    "bad input, wrong usage and divergence are never tried again": (
+        lambda: job_of(a_training())["spec"]["podFailurePolicy"]["rules"][0]["onExitCodes"],
+        {"containerName": "trainer", "operator": "In", "values": [2, 65, 70]},
+    ),
+    "disruptions cost no retry": (
+        lambda: job_of(a_training())["spec"]["podFailurePolicy"]["rules"][1],
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+    ),
+    "finished Jobs stay, so that the result can still be read": (
+        lambda: job_of(a_training())["spec"].get("ttlSecondsAfterFinished"),
+        None,
+    ),
+    "without spec.image the operator's is used": (
+        lambda: container(a_training())["image"],
+        "default:1",
+    ),
+    "spec.image wins": (
+        lambda: container(a_training().with_image("mine:2"))["image"],
+        "mine:2",
+    ),
+    "the image's entry point gets one argument": (lambda: container(a_training())["args"], ["run"]),
+    "GPUs are limits": (
+        lambda: container(a_training().with_gpus(2))["resources"]["limits"]["nvidia.com/gpu"],
+        "2",
+    ),
+    "no GPU, no limit": (
+        lambda: container(a_training().with_gpus(0))["resources"]["limits"],
+        {"memory": "8Gi"},
+    ),
+    "memory is request and limit": (
+        lambda: container(a_training().with_memory("3Gi"))["resources"],
+        {
+            "requests": {"cpu": "1", "memory": "3Gi", "nvidia.com/gpu": "1"},
+            "limits": {"memory": "3Gi", "nvidia.com/gpu": "1"},
+        },
+    ),
+    "GPU nodes' taint is tolerated": (
+        lambda: pod(a_training())["tolerations"],
+        [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    ),
+    "a CPU run tolerates no taint": (lambda: pod(a_training().with_gpus(0)).get("tolerations"), None),
+    "the pod carries no API token": (
+        lambda: pod(a_training())["automountServiceAccountToken"],
+        False,
+    ),
+    "the pod learns nothing of other Services": (
+        lambda: pod(a_training())["enableServiceLinks"],
+        False,
+    ),
+    "SIGTERM leaves time for a checkpoint": (
+        lambda: pod(a_training())["terminationGracePeriodSeconds"],
+        60,
+    ),
+    "a crash is a new pod, never a restarted container": (
+        lambda: pod(a_training())["restartPolicy"],
+        "Never",
+    ),
+    "the container may do nothing special": (
+        lambda: container(a_training())["securityContext"],
+        {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    ),
+    "the log's end is the last word where there is no other": (
+        lambda: container(a_training())["terminationMessagePolicy"],
+        "FallbackToLogsOnError",
+    ),
+    "the workspace claim is mounted": (
+        lambda: pod(a_training())["volumes"][0]["persistentVolumeClaim"]["claimName"],
+        "anna-workspace",
+    ),
+    "/tmp has a bound": (
+        lambda: pod(a_training())["volumes"][1]["emptyDir"],
+        {"sizeLimit": "2Gi"},
+    ),
+    "the access key must exist": (
+        lambda: environment(a_training())["AWS_ACCESS_KEY_ID"]["valueFrom"]["secretKeyRef"],
+        {"name": "s3", "key": "AWS_ACCESS_KEY_ID"},
+    ),
+    "the endpoint need not": (
+        lambda: environment(a_training())["AWS_ENDPOINT_URL"]["valueFrom"]["secretKeyRef"],
+        {"name": "s3", "key": "AWS_ENDPOINT_URL", "optional": True},
+    ),
+    "without a Secret no key is asked for": (
+        lambda: sorted(environment(a_training().without_secret())),
+        ["LORA_JOB", "LORA_WORKSPACE"],
+    ),
+    "the trainer is told the run's uid": (lambda: document(a_training()).run_id, RUN_UID),
+    "progress is served on the pod's address": (
+        lambda: document(a_training()).server.model_dump(),
+        {"host": "0.0.0.0", "port": 8080},  # noqa: S104
+    ),
+    "a dollar in a prompt stays a dollar": (
+        lambda: document(
+            a_training().with_spec("validation.prompts", ["$(AWS_SECRET_ACCESS_KEY) for $$5"])
+        ).validation.prompts[0],
+        "$(AWS_SECRET_ACCESS_KEY) for $$5",
+    ),
+    "the claim has the wanted size": (
+        lambda: claim_of(a_training().with_spec("workspace.size", "7Gi"))["spec"],
+        {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "7Gi"}}},
+    ),
+    "the claim has the wanted class": (
+        lambda: claim_of(a_training().with_storage_class("fast"))["spec"]["storageClassName"],
+        "fast",
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", JOB_FIELDS)
+def test_a_run_becomes_objects_in_which(sentence: str) -> None:
+    actual, expected = JOB_FIELDS[sentence]
+    assert actual() == expected
+
+
+@pytest.mark.parametrize("build", [job_of, claim_of])
+def test_children_are_owned_by_their_run_and_say_so(build: Callable[[ATraining], Object]) -> None:
+    body = build(a_training())
+    assert is_owned_by(body, RUN_UID)
+    assert body["metadata"]["ownerReferences"][0]["blockOwnerDeletion"] is False
+    assert body["metadata"]["labels"]["loratraining.dev/run"] == "anna"
+    assert body["metadata"]["labels"]["loratraining.dev/run-uid"] == RUN_UID
+
+
+def test_the_pod_carries_the_labels_it_is_found_by() -> None:
+    job = job_of(a_training())
+    assert job["spec"]["template"]["metadata"]["labels"] == job["metadata"]["labels"]
+
+
+def test_an_owner_that_does_not_control_is_no_owner() -> None:
+    body = {"metadata": {"ownerReferences": [{"uid": RUN_UID, "controller": False}]}}
+    assert not is_owned_by(body, RUN_UID)
+
+
+def test_labels_alone_make_no_child() -> None:
+    body = job_of(a_training())
+    del body["metadata"]["ownerReferences"]
+    assert not is_owned_by(body, RUN_UID)
+
+
+def test_what_is_built_is_plain_json() -> None:
+    job = job_of(a_training())
+    assert json.loads(json.dumps(job)) == job

@@ -1,0 +1,473 @@
+"""The policy, as a table: what is seen, and what the run's status then says."""
+
+from dataclasses import dataclass
+
+import pytest
+from tests.builders import (
+    NOW,
+    ASight,
+    a_bad_result,
+    a_good_result,
+    a_job,
+    a_pod,
+    a_training,
+    seen,
+)
+
+from lora_api.progress import Stage
+from lora_api.reasons import Reason
+from lora_api.training import ConditionType, LoRATrainingStatus, Phase
+from lora_operator.state.decision import Action, Decision
+from lora_operator.state.views import Refusal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What a sight must lead to."""
+
+    sight: ASight
+    phase: Phase
+    condition: ConditionType = ConditionType.RUNNING
+    truth: str = "False"
+    reason: Reason
+    says: tuple[str, ...] = ()
+    """Parts of the message, each of which has to be there."""
+
+
+PULL = 'Back-off pulling image "reg/x:1": ErrImagePull: reg/x:1: not found'
+SCHEDULER = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
+
+ROWS: dict[str, Row] = {
+    "a new run waits for its Job to be created": Row(
+        sight=seen(), phase=Phase.PENDING, reason=Reason.NOT_STARTED
+    ),
+    "a known recipe is admitted": Row(
+        sight=seen(),
+        phase=Phase.PENDING,
+        condition=ConditionType.ADMITTED,
+        truth="True",
+        reason=Reason.ACCEPTED,
+    ),
+    "an unknown recipe fails and names the ones there are": Row(
+        sight=seen(a_training().with_recipe("sd99")),
+        phase=Phase.FAILED,
+        reason=Reason.RECIPE_NOT_FOUND,
+        says=("spec.recipe", "'sd99'", "sd15"),
+    ),
+    "a spec that contradicts itself fails and names the field": Row(
+        sight=seen(a_training().with_spec("optimization", {"steps": 5, "epochs": 1})),
+        phase=Phase.FAILED,
+        reason=Reason.INVALID_SPEC,
+        says=("steps or epochs",),
+    ),
+    "a field that only a newer version knows is no fault": Row(
+        sight=seen(a_training().with_spec("network.rankSchedule", "linear")),
+        phase=Phase.PENDING,
+        condition=ConditionType.ADMITTED,
+        truth="True",
+        reason=Reason.ACCEPTED,
+    ),
+    "a claim that belongs to a stranger is NameTaken": Row(
+        sight=seen().claim_refused(Refusal.NAME_TAKEN, "exists"),
+        phase=Phase.PENDING,
+        condition=ConditionType.WORKSPACE_READY,
+        reason=Reason.NAME_TAKEN,
+        says=("anna-workspace", "another name"),
+    ),
+    "a Job that belongs to a stranger is NameTaken": Row(
+        sight=seen().with_claim().job_refused(Refusal.NAME_TAKEN, "exists"),
+        phase=Phase.PENDING,
+        reason=Reason.NAME_TAKEN,
+        says=("Job anna-train", "starts by itself"),
+    ),
+    "a quota that refuses the Job is quoted": Row(
+        sight=seen().with_claim().job_refused(
+            Refusal.CREATION_REFUSED, "exceeded quota: jobs, requested: 1, used: 2, limited: 2"
+        ),
+        phase=Phase.PENDING,
+        reason=Reason.CREATION_REFUSED,
+        says=("exceeded quota", "Job anna-train"),
+    ),
+    "a claim without a volume is pending": Row(
+        sight=seen().with_claim("Pending").with_job(),
+        phase=Phase.PENDING,
+        condition=ConditionType.WORKSPACE_READY,
+        reason=Reason.WORKSPACE_PENDING,
+    ),
+    "a provisioning fault names the class": Row(
+        sight=seen(a_training().with_storage_class("fast"))
+        .with_claim("Pending", warning='storageclass.storage.k8s.io "fast" not found')
+        .with_pods(a_pod().unschedulable("pod has unbound immediate PersistentVolumeClaims")),
+        phase=Phase.PENDING,
+        reason=Reason.WORKSPACE_PENDING,
+        says=('"fast" not found', "spec.workspace.storageClassName"),
+    ),
+    "a bound claim makes the workspace ready": Row(
+        sight=seen().with_claim().with_job(),
+        phase=Phase.PENDING,
+        condition=ConditionType.WORKSPACE_READY,
+        truth="True",
+        reason=Reason.WORKSPACE_BOUND,
+    ),
+    "a Job without a pod is pending": Row(
+        sight=seen().with_job(), phase=Phase.PENDING, reason=Reason.POD_PENDING
+    ),
+    "pods refused by a quota are explained by the Job's warning": Row(
+        sight=seen().with_job(warning="Error creating: exceeded quota: gpus"),
+        phase=Phase.PENDING,
+        reason=Reason.POD_CREATION_REFUSED,
+        says=("exceeded quota: gpus",),
+    ),
+    "a pod without a verdict of the scheduler is pending": Row(
+        sight=seen().with_pods(a_pod()), phase=Phase.PENDING, reason=Reason.POD_PENDING
+    ),
+    "an unschedulable pod quotes the scheduler and what was asked for": Row(
+        sight=seen(a_training().with_gpus(4)).with_pods(a_pod().unschedulable(SCHEDULER)),
+        phase=Phase.PENDING,
+        reason=Reason.UNSCHEDULABLE,
+        says=("Insufficient nvidia.com/gpu", "4 GPU(s)", "spec.resources.gpus"),
+    ),
+    "a placed pod is starting": Row(
+        sight=seen().with_pods(a_pod().placed()), phase=Phase.STARTING, reason=Reason.POD_STARTING
+    ),
+    "an image that can't be pulled names spec.image": Row(
+        sight=seen(a_training().with_image("reg/x:1")).with_pods(
+            a_pod().waiting("ImagePullBackOff", PULL)
+        ),
+        phase=Phase.STARTING,
+        reason=Reason.IMAGE_PULL_FAILED,
+        says=("reg/x:1 (spec.image)", "not found", "goes on by itself"),
+    ),
+    "the operator's own image is not blamed on spec.image": Row(
+        sight=seen().with_pods(a_pod().waiting("ErrImagePull", "not found")),
+        phase=Phase.STARTING,
+        reason=Reason.IMAGE_PULL_FAILED,
+        says=("operator's trainer image",),
+    ),
+    "an image name that is none is an image that can't be pulled": Row(
+        sight=seen().with_pods(a_pod().waiting("InvalidImageName", "couldn't parse image")),
+        phase=Phase.STARTING,
+        reason=Reason.IMAGE_PULL_FAILED,
+        says=("couldn't parse",),
+    ),
+    "a missing Secret is named with its field and its cure": Row(
+        sight=seen().with_pods(
+            a_pod().waiting("CreateContainerConfigError", 'secret "s3" not found')
+        ),
+        phase=Phase.STARTING,
+        reason=Reason.SECRET_NOT_FOUND,
+        says=("Secret s3", "spec.credentialsSecretName", "AWS_ACCESS_KEY_ID", "namespace studio"),
+    ),
+    "a missing key of the Secret is named": Row(
+        sight=seen().with_pods(
+            a_pod().waiting(
+                "CreateContainerConfigError",
+                "couldn't find key AWS_SECRET_ACCESS_KEY in Secret studio/s3",
+            )
+        ),
+        phase=Phase.STARTING,
+        reason=Reason.SECRET_NOT_FOUND,
+        says=("Secret s3 ", "no key AWS_SECRET_ACCESS_KEY"),
+    ),
+    "any other fault in the container's settings is quoted": Row(
+        sight=seen().with_pods(
+            a_pod().waiting(
+                "CreateContainerConfigError",
+                "container has runAsNonRoot and image will run as root",
+            )
+        ),
+        phase=Phase.STARTING,
+        reason=Reason.CONTAINER_CONFIG_ERROR,
+        says=("runAsNonRoot",),
+    ),
+    "a running container that has told nothing yet is starting": Row(
+        sight=seen().with_pods(a_pod().running()),
+        phase=Phase.STARTING,
+        truth="True",
+        reason=Reason.RUNNING,
+    ),
+    "fetching the data is still starting": Row(
+        sight=seen().with_pods(a_pod().running()).with_progress(Stage.FETCH, 0, 0),
+        phase=Phase.STARTING,
+        truth="True",
+        reason=Reason.RUNNING,
+    ),
+    "optimiser steps are training": Row(
+        sight=seen().with_pods(a_pod().running()).with_progress(Stage.TRAIN, 40),
+        phase=Phase.TRAINING,
+        truth="True",
+        reason=Reason.RUNNING,
+    ),
+    "drawing samples is validating": Row(
+        sight=seen().with_pods(a_pod().running()).with_progress(Stage.SAMPLE, 100),
+        phase=Phase.VALIDATING,
+        truth="True",
+        reason=Reason.RUNNING,
+    ),
+    "publishing is uploading": Row(
+        sight=seen().with_pods(a_pod().running()).with_progress(Stage.PUBLISH, 100),
+        phase=Phase.UPLOADING,
+        truth="True",
+        reason=Reason.RUNNING,
+    ),
+    "a trainer that is done is not Completed before its Job is": Row(
+        sight=seen().with_pods(a_pod().ended(0, a_good_result())),
+        phase=Phase.UPLOADING,
+        reason=Reason.RUNNING,
+    ),
+    "a stored LoRA is recorded as soon as the pod tells of it": Row(
+        sight=seen().with_pods(a_pod().ended(0, a_good_result())),
+        phase=Phase.UPLOADING,
+        condition=ConditionType.ARTIFACT_STORED,
+        truth="True",
+        reason=Reason.STORED,
+        says=("s3://models/anna/model.safetensors",),
+    ),
+    "a completed Job with a result is Completed": Row(
+        sight=seen().with_job(a_job().complete()).with_pods(a_pod().ended(0, a_good_result())),
+        phase=Phase.COMPLETED,
+        condition=ConditionType.SUCCEEDED,
+        truth="True",
+        reason=Reason.COMPLETED,
+        says=("s3://models/anna/model.safetensors",),
+    ),
+    "held-out losses make it Validated": Row(
+        sight=seen().with_job(a_job().complete()).with_pods(a_pod().ended(0, a_good_result())),
+        phase=Phase.COMPLETED,
+        condition=ConditionType.VALIDATED,
+        truth="True",
+        reason=Reason.MEASURED,
+        says=("50.0 % better",),
+    ),
+    "without held-out pictures nothing was validated": Row(
+        sight=seen()
+        .with_job(a_job().complete())
+        .with_pods(a_pod().ended(0, a_good_result(measured=False))),
+        phase=Phase.COMPLETED,
+        condition=ConditionType.VALIDATED,
+        reason=Reason.NOT_MEASURED,
+    ),
+    "a completed Job whose pod is gone has no result": Row(
+        sight=seen().with_job(a_job().complete()),
+        phase=Phase.FAILED,
+        condition=ConditionType.SUCCEEDED,
+        reason=Reason.RESULT_MISSING,
+        says=("pod is gone", "s3://models/anna/"),
+    ),
+    "a lost result does not claim that nothing was stored": Row(
+        sight=seen().with_job(a_job().complete()),
+        phase=Phase.FAILED,
+        condition=ConditionType.ARTIFACT_STORED,
+        truth="Unknown",
+        reason=Reason.RESULT_MISSING,
+    ),
+    "a result that was recorded before the pod went away is enough": Row(
+        sight=seen()
+        .with_job(a_job().complete())
+        .after(seen().with_pods(a_pod().ended(0, a_good_result()))),
+        phase=Phase.COMPLETED,
+        condition=ConditionType.SUCCEEDED,
+        truth="True",
+        reason=Reason.COMPLETED,
+    ),
+    "bad input ends the run with the trainer's own words": Row(
+        sight=seen()
+        .with_job(a_job().failed("PodFailurePolicy"))
+        .with_pods(a_pod().ended(65, a_bad_result())),
+        phase=Phase.FAILED,
+        condition=ConditionType.SUCCEEDED,
+        reason=Reason.TOO_FEW_IMAGES,
+        says=("holds 2 pictures", "spec.dataset.minImages"),
+    ),
+    "bad input is not announced as something to be tried again": Row(
+        sight=seen().with_pods(a_pod().ended(65, a_bad_result())),
+        phase=Phase.PENDING,
+        reason=Reason.TOO_FEW_IMAGES,
+    ),
+    "a crash is tried again while the Job has attempts left": Row(
+        sight=seen().with_pods(a_pod().ended(1, "Traceback: boom")),
+        phase=Phase.PENDING,
+        reason=Reason.RETRYING,
+        says=("Attempt 1 failed", "exit code 1", "boom"),
+    ),
+    "a transient fault of the trainer is tried again with its reason": Row(
+        sight=seen().with_pods(
+            a_pod().ended(
+                75, a_bad_result(Reason.STORAGE_UNREACHABLE, "No answer.", retryable=True)
+            )
+        ),
+        phase=Phase.PENDING,
+        reason=Reason.RETRYING,
+        says=("StorageUnreachable", "No answer."),
+    ),
+    "the last crash ends the run with exit code and last words": Row(
+        sight=seen()
+        .with_job(a_job().failed().with_failed_pods(4))
+        .with_pods(a_pod().ended(1, "line 1\nValueError: boom")),
+        phase=Phase.FAILED,
+        condition=ConditionType.SUCCEEDED,
+        reason=Reason.TRAINER_CRASHED,
+        says=("exit code 1", "ValueError: boom", "attempt 4 of 4", "spec.limits.retries"),
+    ),
+    "too little memory names the limit and the field": Row(
+        sight=seen(a_training().with_memory("3Gi"))
+        .with_job(a_job().failed().with_failed_pods(1))
+        .with_pods(a_pod().ended(137, "", "OOMKilled")),
+        phase=Phase.FAILED,
+        condition=ConditionType.SUCCEEDED,
+        reason=Reason.OUT_OF_MEMORY,
+        says=("3Gi", "spec.resources.memory"),
+    ),
+    "a container that can't start says why": Row(
+        sight=seen()
+        .with_job(a_job().failed())
+        .with_pods(a_pod().ended(128, 'exec "/bin/lora": exec format error', "StartError")),
+        phase=Phase.FAILED,
+        reason=Reason.TRAINER_CRASHED,
+        says=("could not start", "exec format error", "spec.image"),
+    ),
+    "a preempted attempt is told as such": Row(
+        sight=seen().with_pods(
+            a_pod().ended(143).disrupted("PreemptionByScheduler", "preempted by another pod")
+        ),
+        phase=Phase.PENDING,
+        reason=Reason.RETRYING,
+        says=("PreemptionByScheduler",),
+    ),
+    "an evicted pod quotes the kubelet": Row(
+        sight=seen()
+        .with_job(a_job().failed())
+        .with_pods(a_pod().placed().evicted("The node was low on resource: ephemeral-storage.")),
+        phase=Phase.FAILED,
+        reason=Reason.INTERRUPTED,
+        says=("ephemeral-storage",),
+    ),
+    "a deadline that passed while waiting keeps the reason of the wait": Row(
+        sight=seen()
+        .with_job(a_job().failed("DeadlineExceeded"))
+        .after(seen().with_pods(a_pod().unschedulable(SCHEDULER))),
+        phase=Phase.FAILED,
+        condition=ConditionType.SUCCEEDED,
+        reason=Reason.DEADLINE_EXCEEDED,
+        says=("7200 s", "spec.limits.activeDeadlineSeconds", "Insufficient nvidia.com/gpu"),
+    ),
+    "a deadline that passed while training tells the step": Row(
+        sight=seen()
+        .with_job(a_job().failed("DeadlineExceeded"))
+        .after(seen().with_pods(a_pod().running()).with_progress(Stage.TRAIN, 40)),
+        phase=Phase.FAILED,
+        condition=ConditionType.SUCCEEDED,
+        reason=Reason.DEADLINE_EXCEEDED,
+        says=("step 40 of 100",),
+    ),
+    "a failed Job whose pods are gone says what is lost": Row(
+        sight=seen().with_job(a_job().failed("BackoffLimitExceeded", "Job has reached its limit")),
+        phase=Phase.FAILED,
+        reason=Reason.TRAINER_CRASHED,
+        says=("pods are gone", "BackoffLimitExceeded"),
+    ),
+    "a failure seen before the pod went away is remembered": Row(
+        sight=seen()
+        .with_job(a_job().failed())
+        .after(seen().with_pods(a_pod().ended(1, a_bad_result(Reason.WORKSPACE_FULL, "Full.")))),
+        phase=Phase.FAILED,
+        reason=Reason.WORKSPACE_FULL,
+        says=("Full.",),
+    ),
+    "a Job that was deleted ends the run": Row(
+        sight=seen().with_claim().after(seen().with_job()),
+        phase=Phase.FAILED,
+        condition=ConditionType.SUCCEEDED,
+        reason=Reason.JOB_VANISHED,
+        says=("anna-train", "deleted"),
+    ),
+}
+
+
+def status_of(decision: Decision) -> LoRATrainingStatus:
+    assert decision.status is not None
+    return decision.status
+
+
+@pytest.mark.parametrize("sentence", ROWS)
+def test_what_is_seen_becomes_what_is_said(sentence: str) -> None:
+    row = ROWS[sentence]
+    status = status_of(row.sight.decide())
+    assert status.phase is row.phase
+    condition = {c.type: c for c in status.conditions}[row.condition]
+    assert (condition.status, condition.reason) == (row.truth, row.reason)
+    text = f"{condition.message} {status.message}"
+    missing = [part for part in row.says if part not in text]
+    assert not missing, f"{missing} not in: {text}"
+
+
+@pytest.mark.parametrize("sentence", ROWS)
+def test_a_second_look_at_the_same_changes_nothing(sentence: str) -> None:
+    sight = ROWS[sentence].sight
+    again = sight.after(sight).decide(now=NOW)
+    assert again.status is None
+    assert again.events == ()
+
+
+@pytest.mark.parametrize("sentence", ROWS)
+def test_every_status_has_all_conditions_and_a_sentence(sentence: str) -> None:
+    status = status_of(ROWS[sentence].sight.decide())
+    assert [c.type for c in status.conditions] == list(ConditionType)
+    assert all(c.observed_generation == 1 for c in status.conditions)
+    assert status.message
+    assert status.message.endswith(".")
+
+
+@pytest.mark.parametrize("sentence", ROWS)
+def test_an_ended_run_says_when_and_why(sentence: str) -> None:
+    status = status_of(ROWS[sentence].sight.decide())
+    if status.phase is None or not status.phase.is_terminal:
+        assert status.completed_at is None
+        return
+    assert status.completed_at == NOW
+    assert (status.failure is not None) == (status.phase is Phase.FAILED)
+    assert (status.artifact is not None) == (status.phase is Phase.COMPLETED)
+
+
+def test_a_new_run_asks_for_claim_then_job() -> None:
+    assert seen().decide().actions == (Action.CREATE_WORKSPACE, Action.CREATE_JOB)
+
+
+def test_a_run_with_a_claim_asks_for_the_job_alone() -> None:
+    assert seen().with_claim().decide().actions == (Action.CREATE_JOB,)
+
+
+def test_nothing_is_created_for_a_run_that_is_being_deleted() -> None:
+    decision = seen(a_training().being_deleted()).decide()
+    assert decision.actions == ()
+    assert decision.status is None
+
+
+def test_nothing_is_created_for_an_unknown_recipe() -> None:
+    assert seen(a_training().with_recipe("sd99")).decide().actions == ()
+
+
+def test_a_refused_claim_keeps_the_job_from_being_created() -> None:
+    decision = seen().claim_refused(Refusal.CREATION_REFUSED, "no").decide()
+    assert decision.actions == ()
+    assert decision.revisit_at is not None
+
+
+def test_a_vanished_claim_is_not_made_again_under_a_running_job() -> None:
+    sight = seen().with_job()._with(claim=None)
+    assert sight.decide().actions == ()
+
+
+def test_a_job_that_vanished_is_not_made_again() -> None:
+    assert seen().with_claim().after(seen().with_job()).decide().actions == ()
+
+
+def test_a_status_that_a_newer_version_wrote_is_left_alone() -> None:
+    training = a_training()
+    training.status.update({"phase": "Suspended"})
+    assert seen(training).decide() == Decision(status=None)
+
+
+def test_a_run_under_way_is_not_judged_again_by_its_spec() -> None:
+    training = a_training().with_recipe("sd99")
+    assert status_of(seen(training).with_job().decide()).phase is Phase.PENDING
