@@ -16,7 +16,7 @@ _FIELDS = "lora_fields"
 
 def log(event: str, *, level: int = logging.INFO, **fields: Any) -> None:  # noqa: ANN401
     """Log one event; fields that are None are left out."""
-    told = {name: str(value) for name, value in fields.items() if value is not None}
+    told = {name: _plain(value) for name, value in fields.items() if value is not None}
     LOGGER.log(level, event, extra={_FIELDS: told})
 
 
@@ -27,7 +27,7 @@ class TextFormatter(logging.Formatter):
         """One line."""
         fields = getattr(record, _FIELDS, {})
         line = f"{_time(record)} {record.levelname:<7} {record.getMessage()}"
-        line += "".join(f" {name}={_bare(value)}" for name, value in fields.items())
+        line += "".join(f" {name}={_bare(str(value))}" for name, value in fields.items())
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
@@ -61,6 +61,10 @@ def set_up(*, log_format: str, level: str, stream: TextIO | None = None) -> None
 def _time(record: logging.LogRecord) -> str:
     stamp = datetime.fromtimestamp(record.created, UTC)
     return stamp.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+def _plain(value: Any) -> str | int | float:  # noqa: ANN401
+    return value if type(value) in {int, float} else str(value)
 
 
 def _bare(value: str) -> str:

@@ -81,7 +81,7 @@ class KubeClient:
     ) -> list[Object]:
         """Read one page of a namespace's objects, chosen by selectors in `params`."""
         answer = await self._request("GET", resource.path(namespace), params=params)
-        items: list[Object] = answer.get("items", [])
+        items: list[Object] = answer.get("items") or []
         return items
 
     async def list_metadata(
@@ -95,7 +95,7 @@ class KubeClient:
             page = await self._request(
                 "GET", resource.path(namespace), params=params, accept=METADATA_ONLY
             )
-            for item in page.get("items", []):
+            for item in page.get("items") or ():
                 yield item
             token = page["metadata"].get("continue")
             if not token:

@@ -11,11 +11,11 @@ from lora_operator.state.views import Observed
 
 def spec_is_admitted(seen: Observed, draft: Draft) -> Verdict:
     """A readable spec with a known recipe is admitted; a run under way is not judged again."""
-    if _is_under_way(seen):
-        # A newer or older operator started it; the Job has all it needs.
-        return Verdict.CONTINUE
     failure = _fault(seen)
     if failure is not None:
+        if _is_under_way(seen):
+            # A newer or older operator started it; the Job has all it needs.
+            return Verdict.CONTINUE
         draft.set(ConditionType.ADMITTED, "False", Reason(failure.reason), failure.message)
         draft.fail(failure)
         return Verdict.SETTLED

@@ -1,0 +1,333 @@
+"""The operator as a real process against a real API server, with the test as kubelet.
+
+A module of its own because each API test of the operator needs the same three parts: the process,
+the API server, and somebody who plays Job controller and kubelet by writing statuses.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import kopf
+from tests.builders import AJob, APod, ATraining
+
+from lora_operator.kube.resources import CLAIMS, EVENTS, JOBS, PODS, TRAININGS, Resource
+from lora_operator.labels import job_name, workspace_name
+
+Object = dict[str, Any]
+PATIENCE_SECONDS = 60.0
+
+
+class ApiServer:
+    """Plain reads and writes as administrator."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self.kubeconfig = kubeconfig
+        os.environ["KUBECONFIG"] = str(kubeconfig)
+        info = kopf.login_with_kubeconfig(settings=kopf.OperatorSettings())
+        assert info is not None
+        self._server = info.server.rstrip("/")
+        self._headers = info.as_http_headers()
+        self._tls: ssl.SSLContext = info.as_ssl_context()
+
+    def request(self, verb: str, path: str, body: Object | None = None, kind: str = "") -> Object:
+        request = urllib.request.Request(  # noqa: S310
+            self._server + path,
+            method=verb,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": kind or "application/json", **self._headers},
+        )
+        try:
+            with urllib.request.urlopen(request, context=self._tls, timeout=15) as answer:  # noqa: S310
+                document: Object = json.load(answer)
+                return document
+        except urllib.error.HTTPError as error:
+            error.add_note(error.read().decode(errors="replace"))
+            raise
+
+    def create(self, resource: Resource, body: Object) -> Object:
+        return self.request("POST", resource.path(body["metadata"]["namespace"]), body)
+
+    def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
+        try:
+            return self.request("GET", resource.path(namespace, name))
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
+                return None
+            raise
+
+    def list(self, resource: Resource, namespace: str) -> list[Object]:
+        items: list[Object] = self.request("GET", resource.path(namespace))["items"]
+        return items
+
+    def delete(self, resource: Resource, namespace: str, name: str) -> None:
+        # Nobody finalizes or collects garbage here, so what is deleted has to go at once.
+        options = {"propagationPolicy": "Background", "gracePeriodSeconds": 0}
+        self.request("DELETE", resource.path(namespace, name), options)
+
+    def patch_status(self, resource: Resource, namespace: str, name: str, status: Object) -> Object:
+        path = resource.path(namespace, name, "status")
+        return self.request("PATCH", path, {"status": status}, "application/merge-patch+json")
+
+    def make_namespace(self, name: str) -> str:
+        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+        self.request("POST", "/api/v1/namespaces", body)
+        # The controller that makes it does not run, and without it no pod is admitted.
+        account = {"metadata": {"name": "default"}}
+        self.request("POST", f"/api/v1/namespaces/{name}/serviceaccounts", account)
+        return name
+
+
+class Operator:
+    """One operator process; `start` and `kill` as often as a test likes."""
+
+    def __init__(self, kubeconfig: Path, *arguments: str, identity: str = "") -> None:
+        self.kubeconfig = kubeconfig
+        self.arguments = arguments
+        self.identity = identity
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self.log = Path(tempfile.mkstemp(prefix="operator-", suffix=".log")[1])
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *, wait: bool = True) -> Operator:
+        environment = {
+            **os.environ,
+            "KUBECONFIG": str(self.kubeconfig),
+            "LORA_TRAINER_IMAGE": "lora-trainer:test",
+            **({"POD_NAME": self.identity} if self.identity else {}),
+        }
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "lora_operator", "--host=127.0.0.1"),
+                    *(f"--metrics-port={self.port}", "--log-format=json", *self.arguments),
+                ],
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        if wait:
+            eventually(self._is_up, lambda: f"the operator is ready: {self.log.read_text()}")
+        return self
+
+    def kill(self) -> None:
+        """As a lost node would: no goodbye."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """As a rollout would; returns the exit status."""
+        return self._end(signal.SIGTERM)
+
+    def pause(self) -> None:
+        """As a partition would: it lives, but sees and does nothing."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def wait(self) -> int:
+        """The exit status, once it ends by itself."""
+        assert self.process is not None
+        return self.process.wait(timeout=PATIENCE_SECONDS)
+
+    def _end(self, number: signal.Signals) -> int:
+        process, self.process = self.process, None
+        if process is None:
+            return 0
+        process.send_signal(number)
+        return process.wait(timeout=PATIENCE_SECONDS)
+
+    def read(self, path: str) -> str:
+        url = f"http://127.0.0.1:{self.port}{path}"
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310
+            text: str = answer.read().decode()
+            return text
+
+    def _is_up(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log.read_text()
+        return self.ready
+
+    @property
+    def ready(self) -> bool:
+        try:
+            return self.read("/readyz") == "ok\n"
+        except OSError:
+            return False
+
+    @property
+    def leads(self) -> bool:
+        return self.metric("lora_operator_leader") == 1
+
+    def metric(self, name: str) -> float:
+        """Sum of all samples of a metric, whatever their labels."""
+        values = [
+            float(line.rpartition(" ")[2])
+            for line in self.read("/metrics").splitlines()
+            if line.split("{")[0].split(" ")[0] == name
+        ]
+        return sum(values)
+
+    def events(self) -> list[Object]:
+        """What it logged."""
+        lines = self.log.read_text().splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+class Stage:
+    """One run on stage: the test moves its Job and pods, and looks at its status."""
+
+    def __init__(self, api: ApiServer, training: ATraining) -> None:
+        self.api = api
+        self.training = training
+        self.namespace = training.namespace
+        self.name = training.name
+
+    def apply(self) -> Object:
+        return self.api.create(TRAININGS, self.training.manifest())
+
+    @property
+    def status(self) -> Object:
+        body = self.api.get(TRAININGS, self.namespace, self.name)
+        assert body is not None
+        status: Object = body.get("status", {})
+        return status
+
+    @property
+    def version(self) -> str:
+        body = self.api.get(TRAININGS, self.namespace, self.name)
+        assert body is not None
+        version: str = body["metadata"]["resourceVersion"]
+        return version
+
+    def condition(self, kind: str) -> Object:
+        found = [c for c in self.status.get("conditions", []) if c["type"] == kind]
+        return found[0] if found else {}
+
+    def job(self) -> Object:
+        """The run's Job, once it exists."""
+        return eventually(
+            lambda: self.api.get(JOBS, self.namespace, job_name(self.name)),
+            f"the Job of {self.name} exists",
+        )
+
+    def jobs(self) -> list[Object]:
+        return [
+            job for job in self.api.list(JOBS, self.namespace) if self.name in job["metadata"]["name"]
+        ]
+
+    def bind_claim(self) -> None:
+        name = workspace_name(self.name)
+        eventually(lambda: self.api.get(CLAIMS, self.namespace, name), "the claim exists")
+        status = {"phase": "Bound", "capacity": {"storage": "20Gi"}}
+        self.api.patch_status(CLAIMS, self.namespace, name, status)
+
+    def add_pod(self, pod: APod) -> None:
+        """Create a pod of the Job as the Job controller would."""
+        job = self.job()
+        template = job["spec"]["template"]
+        owner = {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "name": job["metadata"]["name"],
+            "uid": job["metadata"]["uid"],
+            "controller": True,
+        }
+        body = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": pod.name,
+                "namespace": self.namespace,
+                "labels": template["metadata"]["labels"],
+                "ownerReferences": [owner],
+            },
+            "spec": {**template["spec"], **({"nodeName": pod.node} if pod.node else {})},
+        }
+        self.api.create(PODS, body)
+        self.api.patch_status(JOBS, self.namespace, job["metadata"]["name"], {"active": 1})
+        self.set_pod(pod)
+
+    def set_pod(self, pod: APod, **more: Any) -> None:  # noqa: ANN401
+        """Write a pod's status as the kubelet would."""
+        status = {**pod.stored()["status"], **more}
+        self.api.patch_status(PODS, self.namespace, pod.name, status)
+
+    def bind_pod(self, pod: APod, node: str = "node-1") -> None:
+        """Place the pod as the scheduler would."""
+        body = {
+            "apiVersion": "v1",
+            "kind": "Binding",
+            "metadata": {"name": pod.name, "namespace": self.namespace},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+        }
+        self.api.request("POST", PODS.path(self.namespace, pod.name, "binding"), body)
+
+    def set_job(self, job: AJob) -> None:
+        """Write the Job's status as the Job controller would."""
+        status = dict(job.status)
+        kinds = {c["type"] for c in status.get("conditions", [])}
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        # The API server insists on the order in which a Job ends: criterion met, then ended.
+        early = {"Complete": "SuccessCriteriaMet", "Failed": "FailureTarget"}
+        status["conditions"] = [
+            *({**c, "type": early[c["type"]]} for c in status.get("conditions", [])),
+            *({**c, "lastTransitionTime": now} for c in status.get("conditions", [])),
+        ]
+        status |= {"startTime": now, "ready": 0, "uncountedTerminatedPods": {}}
+        if "Complete" in kinds:
+            status |= {"completionTime": now, "succeeded": 1}
+        self.api.patch_status(JOBS, self.namespace, job_name(self.name), status)
+
+    def is_in(self, phase: str, reason: str = "") -> Object:
+        """Wait until the run is in a phase (and its summary gives a reason)."""
+
+        def there() -> Object | None:
+            status = self.status
+            if status.get("phase") != phase:
+                return None
+            return status if reason in {"", self._reason(status)} else None
+
+        return eventually(there, lambda: f"{self.name} is {phase} {reason}; it is {self.status}")
+
+    @staticmethod
+    def _reason(status: Object) -> str:
+        found = [c["reason"] for c in status["conditions"] if c["type"] == "Running"]
+        return found[0] if found else ""
+
+    def told(self) -> list[str]:
+        """Reasons of the events about the run, oldest first."""
+        events = [
+            event
+            for event in self.api.list(EVENTS, self.namespace)
+            if event["involvedObject"]["name"] == self.name
+        ]
+        return [event["reason"] for event in events]
+
+
+def eventually(look: Callable[[], Any], what: str | Callable[[], str]) -> Any:  # noqa: ANN401
+    """Look until there is something to see."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        seen = look()
+        if seen:
+            return seen
+        time.sleep(0.05)
+    raise AssertionError(f"never so: {what if isinstance(what, str) else what()}")
