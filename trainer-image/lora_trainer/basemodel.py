@@ -72,7 +72,8 @@ def select_files(names: Iterable[str], recipe: RecipeDefaults, *, where: str) ->
     if "model_index.json" not in present:
         raise TrainerError(Reason.BASE_MODEL_NOT_FOUND, _no_index(present, where))
     faults: list[str] = []
-    configs, weights = ["model_index.json"], []
+    configs: list[str] = ["model_index.json"]
+    weights: list[str] = []
     variants: dict[str, str | None] = {}
     for component in recipe.components:
         inside = sorted(name for name in present if name.startswith(f"{component}/"))
@@ -146,9 +147,7 @@ def _variant_files(component: str, inside: Sequence[str], variant: str | None) -
     return []
 
 
-def read_configs(
-    folder: Path, recipe: RecipeDefaults, *, where: str
-) -> dict[str, dict[str, Any]]:
+def read_configs(folder: Path, recipe: RecipeDefaults, *, where: str) -> dict[str, dict[str, Any]]:
     """Read the index and every component's config.
 
     Args:
@@ -203,6 +202,4 @@ def check_weight_header(path: Path, *, name: str, where: str) -> None:
 
 
 def _damaged(name: str, where: str, what: str) -> TrainerError:
-    return TrainerError(
-        Reason.BASE_MODEL_INVALID, f"{where}: {name} {what}; copy the model anew"
-    )
+    return TrainerError(Reason.BASE_MODEL_INVALID, f"{where}: {name} {what}; copy the model anew")

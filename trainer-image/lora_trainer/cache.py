@@ -4,7 +4,7 @@ A module of its own because it is what lets the encoders leave before training: 
 another job in the same workspace, finds everything here and loads no encoder at all.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -93,7 +93,7 @@ def fill_cache(
         stop: A stop ends the stage between two entries.
         advance: Told entries done and entries in all.
     """
-    new_texts = _missing({text: where for text, where in texts}.items(), cache)
+    new_texts = _missing(dict(texts), cache)
     new_samples = [sample for sample in samples if not cache.moments_path(sample).exists()]
     total = len(new_texts) + len(new_samples)
     done = 0
@@ -127,8 +127,8 @@ def fill_cache(
         torch.cuda.empty_cache()
 
 
-def _missing(texts: Iterable[tuple[str, str]], cache: Cache) -> list[tuple[str, str]]:
-    return [(text, where) for text, where in texts if not cache.text_path(text).exists()]
+def _missing(texts: dict[str, str], cache: Cache) -> list[tuple[str, str]]:
+    return [(text, where) for text, where in texts.items() if not cache.text_path(text).exists()]
 
 
 def _pixels(sample: Sample, resolution: int) -> torch.Tensor:

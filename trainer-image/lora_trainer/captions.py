@@ -9,7 +9,7 @@ from pathlib import Path
 _MAX_BYTES = 16 * 1024
 
 
-class CaptionFault(Exception):
+class CaptionError(Exception):
     """Why one caption is refused, in a few words."""
 
 
@@ -21,11 +21,11 @@ def caption_for(path: Path | None, *, trigger_word: str | None) -> str:
         trigger_word: The caption without a file, and put before one that lacks it.
 
     Raises:
-        CaptionFault: There is no text to train with.
+        CaptionError: There is no text to train with.
     """
     if path is None:
         if trigger_word is None:
-            raise CaptionFault("has no caption file, and dataset.triggerWord is not set")
+            raise CaptionError("has no caption file, and dataset.triggerWord is not set")
         return trigger_word
     return with_trigger(read_caption(path), trigger_word)
 
@@ -37,19 +37,19 @@ def read_caption(path: Path) -> str:
         path: The file.
 
     Raises:
-        CaptionFault: It is too long, empty, or not UTF-8 text.
+        CaptionError: It is too long, empty, or not UTF-8 text.
     """
     if path.stat().st_size > _MAX_BYTES:
-        raise CaptionFault(f"is longer than {_MAX_BYTES} bytes")
+        raise CaptionError(f"is longer than {_MAX_BYTES} bytes")
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise CaptionFault(f"is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+        raise CaptionError(f"is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     if any(ord(character) < 32 and character not in "\t\r\n\f\v" for character in text):
-        raise CaptionFault("holds control characters; save it as plain UTF-8 text")
+        raise CaptionError("holds control characters; save it as plain UTF-8 text")
     caption = " ".join(text.split())
     if not caption:
-        raise CaptionFault("is empty; write a caption or delete the file to use the trigger word")
+        raise CaptionError("is empty; write a caption or delete the file to use the trigger word")
     return caption
 
 

@@ -218,4 +218,3 @@ def _process_started() -> float:
 def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text[:300] if text else "no message"
-

@@ -13,11 +13,11 @@ from pathlib import Path, PurePosixPath
 from lora_api.job import JobDocument
 from lora_api.reasons import Reason
 from lora_trainer import log
-from lora_trainer.captions import CaptionFault, caption_for
+from lora_trainer.captions import CaptionError, caption_for
 from lora_trainer.disk import sha256_of_json
 from lora_trainer.errors import TrainerError
 from lora_trainer.fetch import FetchedDataset
-from lora_trainer.pictures import Picture, PictureFault, check_picture
+from lora_trainer.pictures import Picture, PictureError, check_picture
 
 # A message names this many files; the log names all.
 _NAMED_FAULTS = 12
@@ -91,7 +91,14 @@ def build_dataset(
     faults = [_Fault(name, "is larger than 64 MiB") for name in fetched.oversized]
     samples: list[Sample] = []
     for index, name in enumerate(names):
-        sample = _check(name, by_stem, fetched.folder, job, min_side_pixels, faults)
+        sample = _check(
+            name,
+            by_stem.get(str(PurePosixPath(name).with_suffix(""))),
+            folder=fetched.folder,
+            trigger_word=job.dataset.trigger_word,
+            min_side_pixels=min_side_pixels,
+            faults=faults,
+        )
         if sample is not None:
             samples.append(sample)
         advance(index + 1, len(names))
@@ -148,22 +155,23 @@ def split(samples: list[Sample], count: int, seed: int) -> tuple[list[Sample], l
 
 def _check(
     name: str,
-    by_stem: dict[str, str],
+    caption_name: str | None,
+    *,
     folder: Path,
-    job: JobDocument,
+    trigger_word: str | None,
     min_side_pixels: int,
     faults: list[_Fault],
 ) -> Sample | None:
-    caption_name = by_stem.get(str(PurePosixPath(name).with_suffix("")))
+    """Check one picture and its caption; what is wrong with either is added to the faults."""
     caption, picture = None, None
     try:
         path = folder / caption_name if caption_name else None
-        caption = caption_for(path, trigger_word=job.dataset.trigger_word)
-    except CaptionFault as fault:
+        caption = caption_for(path, trigger_word=trigger_word)
+    except CaptionError as fault:
         faults.append(_Fault(caption_name or name, str(fault), is_caption=True))
     try:
         picture = check_picture(folder / name, name=name, min_side_pixels=min_side_pixels)
-    except PictureFault as fault:
+    except PictureError as fault:
         faults.append(_Fault(name, str(fault)))
     if caption is None or picture is None:
         return None

@@ -38,7 +38,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     write_atomically(path, lambda temporary: _dump(temporary, data))
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON with sorted keys, whole or not at all."""
     write_bytes(path, json.dumps(value, indent=2, sort_keys=True).encode() + b"\n")
 
@@ -60,7 +60,7 @@ def sha256_of_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def sha256_of_json(value: Any) -> str:
+def sha256_of_json(value: object) -> str:
     """Hex sha256 of a value's canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

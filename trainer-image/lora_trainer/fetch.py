@@ -250,4 +250,3 @@ class _Manifest:
     def save(self) -> None:
         with self._lock:
             write_json(self._path, self._entries)
-

@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 import time
-from typing import Any
+from collections.abc import Mapping
 
 _LOGGER = logging.getLogger("lora_trainer")
 
@@ -41,22 +41,22 @@ def configure(handler: logging.Handler | None = None) -> None:
     _LOGGER.setLevel(logging.INFO)
 
 
-def render(event: str, fields: dict[str, Any]) -> str:
+def render(event: str, fields: Mapping[str, object]) -> str:
     """`event key=value ...`; values with blanks or quotes are JSON strings."""
     return " ".join([event, *(f"{name}={_value(value)}" for name, value in fields.items())])
 
 
-def info(event: str, **fields: Any) -> None:
+def info(event: str, **fields: object) -> None:
     """Log something that happened."""
     _LOGGER.info("%s", render(event, fields))
 
 
-def warning(event: str, **fields: Any) -> None:
+def warning(event: str, **fields: object) -> None:
     """Log something that a person should look at, though the run goes on."""
     _LOGGER.warning("%s", render(event, fields))
 
 
-def error(event: str, **fields: Any) -> None:
+def error(event: str, **fields: object) -> None:
     """Log what ended the run."""
     _LOGGER.error("%s", render(event, fields))
 
@@ -66,7 +66,7 @@ def exception(event: str, failure: BaseException) -> None:
     _LOGGER.error("%s", event, exc_info=failure)
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     text = str(value)

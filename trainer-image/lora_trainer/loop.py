@@ -136,10 +136,8 @@ class Trainer:
             levels=torch.rand(len(batch), generator=generator),
             generator=generator,
         ).mean()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(
-            self.parameters.values(), self.settings.max_grad_norm
-        )
+        torch.autograd.backward(loss)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm)
         value = float(loss.detach())
         allowed = guard.allows(
             loss=value,
@@ -158,7 +156,9 @@ class Trainer:
             self.cache.text(EMPTY_CAPTION if drop else sample.caption)
             for sample, drop in zip(batch, dropped.tolist(), strict=True)
         ]
-        return {name: torch.stack([one[name] for one in found]).to(self.device) for name in found[0]}
+        return {
+            name: torch.stack([one[name] for one in found]).to(self.device) for name in found[0]
+        }
 
     def _resume(self, optimizer: torch.optim.Optimizer) -> tuple[int, FiniteGuard]:
         state = load_checkpoint(self.checkpoints)

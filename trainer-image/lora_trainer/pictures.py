@@ -20,7 +20,7 @@ MAX_PIXELS = 100_000_000
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
-class PictureFault(Exception):
+class PictureError(Exception):
     """Why one file is refused, in a few words."""
 
 
@@ -56,25 +56,25 @@ def check_picture(path: Path, *, name: str, min_side_pixels: int) -> Picture:
         min_side_pixels: Shortest side it may have.
 
     Raises:
-        PictureFault: Why it can't be trained on.
+        PictureError: Why it can't be trained on.
     """
     data = path.read_bytes()
     if not data:
-        raise PictureFault("is empty")
+        raise PictureError("is empty")
     try:
         with _open(path) as image:
             width, height = _turned_size(image)
             if min(width, height) < min_side_pixels:
-                raise PictureFault(
+                raise PictureError(
                     f"is {width} x {height} pixels, the shorter side must have at least "
                     f"{min_side_pixels} (dataset.minSidePixels)"
                 )
             converted = _conversion(image)
             image.load()
-    except PictureFault:
+    except PictureError:
         raise
     except Exception as error:  # whatever a decoder raises on broken data, the file is at fault
-        raise PictureFault(f"is damaged ({_first_line(error)})") from error
+        raise PictureError(f"is damaged ({_first_line(error)})") from error
     return Picture(
         name=name,
         path=path,
@@ -123,17 +123,17 @@ def _open(path: Path) -> Image.Image:
     try:
         image = Image.open(path, formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise PictureFault("is not a JPG, PNG or WebP picture") from error
+        raise PictureError("is not a JPG, PNG or WebP picture") from error
     width, height = image.size
     if width * height > MAX_PIXELS:
         image.close()
-        raise PictureFault(
+        raise PictureError(
             f"claims {width} x {height} pixels, more than {MAX_PIXELS // 1_000_000} megapixels"
         )
     # A JPEG with several frames is a phone's photo with a depth map; its first frame is the photo.
     if image.format not in {"JPEG", "MPO"} and getattr(image, "n_frames", 1) > 1:
         image.close()
-        raise PictureFault("is animated; export one frame of it")
+        raise PictureError("is animated; export one frame of it")
     return image
 
 

@@ -7,7 +7,6 @@ of the document are found here, at once, in milliseconds.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -40,6 +39,27 @@ class Plan:
 
     key: str
     """Digest of all that shapes the result; finished stages of another key don't count."""
+
+    def inputs_digest(self, dataset_digest: str, base_digest: str) -> str:
+        """Digest of all that shapes the weights; places and prompts don't.
+
+        Args:
+            dataset_digest: Digest of pictures and captions.
+            base_digest: Digest of the base model.
+        """
+        job = self.job
+        return sha256_of_json(
+            {
+                "recipe": job.recipe,
+                "base": base_digest,
+                "dataset": dataset_digest,
+                "caption_dropout": job.dataset.caption_dropout,
+                "held_out": job.validation.held_out_images,
+                "network": job.network.model_dump(mode="json"),
+                "optimization": job.optimization.model_dump(mode="json"),
+                "resolution": self.resolution,
+            }
+        )
 
     def total_steps(self, training_pictures: int) -> int:
         """Optimiser steps, from steps or from epochs.
@@ -124,7 +144,7 @@ def make_plan(job: JobDocument) -> Plan:
     )
 
 
-def _recipe_fault(value: Any) -> list[str]:
+def _recipe_fault(value: object) -> list[str]:
     recipe = value.get("recipe") if isinstance(value, dict) else None
     if isinstance(recipe, str) and recipe not in RECIPES:
         known = ", ".join(sorted(RECIPES))

@@ -139,9 +139,7 @@ class ProgressBoard:
     def _close_stage(self) -> None:
         now = time.monotonic()
         name = self._stage.value
-        self._stage_seconds[name] = (
-            self._stage_seconds.get(name, 0.0) + now - self._stage_started
-        )
+        self._stage_seconds[name] = self._stage_seconds.get(name, 0.0) + now - self._stage_started
         self._stage_started = now
 
     def _touch(self) -> None:

@@ -11,10 +11,15 @@ from pathlib import Path
 from lora_api.reasons import Reason
 from lora_trainer import log
 from lora_trainer.errors import InterruptedRunError, StorageError, TrainerError
-from lora_trainer.storage import Storage
 from lora_trainer.stopping import StopFlag
+from lora_trainer.storage import Storage
 
-MODEL, CONFIG, REPORT, SHEET = "model.safetensors", "config.json", "report.json", "contact-sheet.png"
+MODEL, CONFIG, REPORT, SHEET = (
+    "model.safetensors",
+    "config.json",
+    "report.json",
+    "contact-sheet.png",
+)
 _PROBE = ".lora-write-check"
 _MAX_CONFIG_BYTES = 1 << 20
 _TYPES = {".json": "application/json", ".png": "image/png"}

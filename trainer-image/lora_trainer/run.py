@@ -78,7 +78,7 @@ def _make_result(context: Context) -> None:
     storage = open_storage(plan.job.dataset.uri, field="dataset.uri", stop=context.stop)
     source = open_storage(plan.job.base_model.uri, field="baseModel.uri", stop=context.stop)
     dataset = _read_dataset(context, storage)
-    board.enter(Stage.FETCH)
+    board.enter(Stage.LOAD)
     base = fetch_base_model(
         source,
         workspace.base,
@@ -87,7 +87,6 @@ def _make_result(context: Context) -> None:
         advance=board.advance,
     )
     log.info("base model", uri=plan.job.base_model.uri, digest=base.digest)
-    workspace.mark(Stage.FETCH, {"base": base.digest})
     context.stop.check("fetching the base model")
 
     # From here on torch is needed; the import has been running since the top of this function.
@@ -96,7 +95,7 @@ def _make_result(context: Context) -> None:
     session = training.open_session(context, dataset, base)
     training.cache_inputs(session)
     saved = workspace.done(Stage.SAVE)
-    if saved is None:
+    if saved is None or saved.get("inputs") != session.inputs:
         training.train(session)
         training.save_and_verify(session)
     else:
@@ -113,6 +112,7 @@ def _read_dataset(context: Context, storage: Storage) -> Dataset:
         max_images=plan.job.dataset.max_images,
         advance=board.advance,
     )
+    context.workspace.mark(Stage.FETCH, {"files": len(fetched.names)})
     log.info("fetched", files=len(fetched.names), uri=plan.job.dataset.uri)
     board.enter(Stage.VALIDATE)
     dataset = build_dataset(
@@ -143,9 +143,10 @@ def _succeeded(context: Context) -> Result:
     validation = ValidationStatus.model_validate(facts["validation"])
     message = f"The LoRA lies at {artifact.uri}"
     if validation.improvement_percent is not None:
+        better = validation.improvement_percent
         message += (
-            f"; held-out loss {validation.base_loss:.4f} (base) to {validation.lora_loss:.4f} "
-            f"({validation.improvement_percent:+.1f} % better)"
+            f"; held-out loss {validation.base_loss:.4f} (base) to {validation.lora_loss:.4f}, "
+            f"{abs(better):.1f} % {'better' if better >= 0 else 'worse'}"
         )
     return Result(
         outcome=Outcome.SUCCEEDED,
@@ -175,4 +176,3 @@ def _import_ahead() -> None:
                 return
 
     threading.Thread(target=work, name="import-ahead", daemon=True).start()
-

@@ -4,7 +4,10 @@ A module of its own because what is drawn, how it is named and what a restart ma
 small contract between the sampler, the sheet and the report.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -37,9 +40,7 @@ class Drawn:
     """Base + LoRA's."""
 
 
-def planned_samples(
-    folder: Path, prompts: list[str], settings: ValidationSettings
-) -> list[Drawn]:
+def planned_samples(folder: Path, prompts: list[str], settings: ValidationSettings) -> list[Drawn]:
     """Which pairs will be drawn, and their file names.
 
     Args:
@@ -70,7 +71,7 @@ def draw_samples(
     board: ProgressBoard,
     stop: StopFlag,
 ) -> None:
-    """Draw all pairs; files of an earlier attempt are kept.
+    """Draw all pairs, the seeds of a prompt together; files of an earlier attempt are kept.
 
     Args:
         sampler: Draws with the denoiser as it is.
@@ -79,28 +80,27 @@ def draw_samples(
         cache: Holds the prompts' embeddings.
         settings: Denoising steps and guidance.
         resolution: Side in pixels.
-        board: Told of every picture.
-        stop: A stop ends it between two pictures.
+        board: Told of every prompt.
+        stop: A stop ends it between two prompts.
     """
+    prompts = [list(pairs) for _, pairs in groupby(drawn, lambda pair: pair.prompt)]
 
-    def draw(pair: Drawn, path: Path) -> None:
-        stop.check("drawing samples")
-        if not path.exists():
-            picture = sampler.draw(
-                prompt=cache.text(pair.prompt),
-                empty=cache.text(""),
-                seeds=[pair.seed],
-                resolution=resolution,
-                steps=settings.sampling_steps,
-                guidance_scale=settings.guidance_scale,
-            )[0]
-            write_atomically(path, lambda temporary: picture.save(temporary, format="PNG"))
+    def draw_all(path_of: Callable[[Drawn], Path], first: int) -> None:
+        for number, pairs in enumerate(prompts, first):
+            stop.check("drawing samples")
+            if not all(path_of(pair).exists() for pair in pairs):
+                pictures = sampler.draw(
+                    prompt=cache.text(pairs[0].prompt),
+                    empty=cache.text(""),
+                    seeds=[pair.seed for pair in pairs],
+                    resolution=resolution,
+                    steps=settings.sampling_steps,
+                    guidance_scale=settings.guidance_scale,
+                )
+                for pair, picture in zip(pairs, pictures, strict=True):
+                    write_atomically(path_of(pair), partial(picture.save, format="PNG"))
+            board.advance(number, 2 * len(prompts))
 
-    total = 2 * len(drawn)
-    for index, pair in enumerate(drawn):
-        draw(pair, pair.lora)
-        board.advance(index + 1, total)
+    draw_all(lambda pair: pair.lora, 1)
     with base_only(denoiser):
-        for index, pair in enumerate(drawn):
-            draw(pair, pair.base)
-            board.advance(len(drawn) + index + 1, total)
+        draw_all(lambda pair: pair.base, len(prompts) + 1)

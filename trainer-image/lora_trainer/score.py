@@ -14,7 +14,8 @@ from lora_trainer.recipes import Recipe
 from lora_trainer.schedule import seed_for
 from lora_trainer.stopping import StopFlag
 
-# Noise levels per picture, evenly spaced: enough that the mean varies little with the seed.
+# Noise levels per picture, evenly spaced: enough that the mean varies little with the seed; the
+# batch divides it.
 _LEVELS_PER_PICTURE = 20
 _BATCH = 4
 
@@ -40,9 +41,17 @@ def held_out_score(
     """
     if not held_out:
         return ValidationStatus(held_out_images=0)
-    lora = _mean_loss(recipe, denoiser, held_out, cache, device, stop)
+
+    def mean_loss() -> float:
+        losses = []
+        for index, sample in enumerate(held_out):
+            stop.check("measuring the held-out loss")
+            losses.append(_loss(recipe, denoiser, sample, cache, device=device, index=index))
+        return sum(losses) / len(losses)
+
+    lora = mean_loss()
     with base_only(denoiser):
-        base = _mean_loss(recipe, denoiser, held_out, cache, device, stop)
+        base = mean_loss()
     return ValidationStatus(
         base_loss=round(base, 6),
         lora_loss=round(lora, 6),
@@ -52,32 +61,32 @@ def held_out_score(
 
 
 @torch.inference_mode()
-def _mean_loss(
+def _loss(
     recipe: Recipe,
     denoiser: torch.nn.Module,
-    held_out: list[Sample],
+    sample: Sample,
     cache: Cache,
+    *,
     device: torch.device,
-    stop: StopFlag,
+    index: int,
 ) -> float:
-    levels = (torch.arange(_LEVELS_PER_PICTURE) + 0.5) / _LEVELS_PER_PICTURE
+    """Mean over the noise levels; the noise depends on nothing but the picture's place."""
+    generator = torch.Generator().manual_seed(seed_for(0, "held-out", index))
     total = 0.0
-    for index, sample in enumerate(held_out):
-        generator = torch.Generator().manual_seed(seed_for(0, "held-out", index))
-        for part in levels.split(_BATCH):
-            stop.check("measuring the held-out loss")
-            losses = recipe.losses(
-                denoiser,
-                moments=_repeat(cache.moments(sample), len(part)).to(device),
-                text={
-                    name: _repeat(value, len(part)).to(device)
-                    for name, value in cache.text(sample.caption).items()
-                },
-                levels=part,
-                generator=generator,
-            )
-            total += float(losses.sum())
-    return total / (_LEVELS_PER_PICTURE * len(held_out))
+    for first in range(0, _LEVELS_PER_PICTURE, _BATCH):
+        levels = (torch.arange(first, first + _BATCH) + 0.5) / _LEVELS_PER_PICTURE
+        losses = recipe.losses(
+            denoiser,
+            moments=_repeat(cache.moments(sample), _BATCH).to(device),
+            text={
+                name: _repeat(value, _BATCH).to(device)
+                for name, value in cache.text(sample.caption).items()
+            },
+            levels=levels,
+            generator=generator,
+        )
+        total += float(losses.sum())
+    return total / _LEVELS_PER_PICTURE
 
 
 def _repeat(tensor: torch.Tensor, count: int) -> torch.Tensor:

@@ -65,9 +65,7 @@ def start_server(board: ProgressBoard, settings: ServerSettings) -> ProgressServ
     try:
         server = ProgressServer(board, settings)
     except OSError as error:
-        log.warning(
-            "progress is not served", host=settings.host, port=settings.port, error=error
-        )
+        log.warning("progress is not served", host=settings.host, port=settings.port, error=error)
         return None
     server.start()
     log.info("serving progress", host=settings.host, port=server.port)

@@ -84,8 +84,9 @@ class _Pen:
         return top + 32
 
     def prompt(self, top: int, prompt: str, pairs: Sequence[Drawn]) -> int:
-        top = self.heading(top, f"\N{LEFT DOUBLE QUOTATION MARK}{prompt}"
-                                f"\N{RIGHT DOUBLE QUOTATION MARK}")
+        top = self.heading(
+            top, f"\N{LEFT DOUBLE QUOTATION MARK}{prompt}\N{RIGHT DOUBLE QUOTATION MARK}"
+        )
         for index, pair in enumerate(pairs):
             for offset, (name, path) in enumerate((("base", pair.base), ("+ LoRA", pair.lora))):
                 column = 2 * index + offset

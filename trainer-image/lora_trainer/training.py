@@ -74,6 +74,9 @@ class Session:
     total_steps: int
     """Optimiser steps."""
 
+    inputs: str
+    """Digest of all that shapes the weights: settings, pictures, captions, base model."""
+
     denoiser: torch.nn.Module | None = None
     """The model, once loaded."""
 
@@ -101,7 +104,6 @@ def open_session(context: Context, dataset: Dataset, base: BaseModel) -> Session
     Raises:
         TrainerError: TargetModulesNotFound, or InvalidJob for a precision that can't be had.
     """
-    context.board.enter(Stage.LOAD)
     torch.set_num_threads(threads())
     plan, job = context.plan, context.plan.job
     recipe = load_recipe(job.recipe, base)
@@ -118,6 +120,7 @@ def open_session(context: Context, dataset: Dataset, base: BaseModel) -> Session
         layers=layers,
         prompts=plan.prompts([sample.caption for sample in dataset.training]),
         total_steps=plan.total_steps(len(dataset.training)),
+        inputs=plan.inputs_digest(dataset.digest, base.digest),
     )
     log.info(
         "loaded",
@@ -173,7 +176,7 @@ def train(session: Session) -> None:
         settings=job.optimization,
         total_steps=session.total_steps,
         caption_dropout=job.dataset.caption_dropout,
-        checkpoints=context.workspace.checkpoints,
+        checkpoints=context.workspace.checkpoints(session.inputs),
         every_steps=job.checkpoints.every_steps,
         keep=job.checkpoints.keep,
         device=session.device,
@@ -194,6 +197,7 @@ def save_and_verify(session: Session) -> None:
     weights = read_weights(denoiser)
     tensors = session.recipe.to_file(weights, alpha=context.plan.alpha)
     metadata = file_metadata(session.facts())
+    context.workspace.clear_result()  # an earlier job's samples must not pass for this one's
     path = context.workspace.root / "unverified" / MODEL
     write_bytes(path, with_metadata(save(tensors), metadata))
     reload_and_compare(
@@ -207,7 +211,7 @@ def save_and_verify(session: Session) -> None:
     write_json(context.workspace.result / CONFIG, settings_of(session.facts()))
     path.replace(context.workspace.result / MODEL)
     log.info("saved and reloaded", keys=len(tensors), layers=len(session.layers))
-    context.workspace.mark(Stage.SAVE, {"loss": context.board.loss})
+    context.workspace.mark(Stage.SAVE, {"loss": context.board.loss, "inputs": session.inputs})
 
 
 def sample_and_score(session: Session) -> tuple[ArtifactStatus, ValidationStatus]:
@@ -277,8 +281,7 @@ def _write_sheet(session: Session, drawn: list[Drawn], score: ValidationStatus) 
     ]
     if score.base_loss is not None and score.lora_loss is not None:
         parts.append(
-            f"held-out loss {score.base_loss:.4f} (base) \N{RIGHTWARDS ARROW} "
-            f"{score.lora_loss:.4f} (base + LoRA)"
+            f"held-out loss {score.base_loss:.4f} (base) to {score.lora_loss:.4f} (base + LoRA)"
         )
     sheet = make_sheet(
         SheetText(title=job.name, subtitle=", ".join(parts)),

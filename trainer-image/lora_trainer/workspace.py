@@ -28,7 +28,7 @@ class Workspace:
     """The folder itself."""
 
     key: str
-    """Digest of the job; markers and checkpoints of another one are not ours to use."""
+    """Digest of the job; markers of another one don't count."""
 
     @property
     def dataset(self) -> Path:
@@ -45,10 +45,13 @@ class Workspace:
         """Latents and text embeddings under content hashes; any job may reuse them."""
         return self.root / "cache"
 
-    @property
-    def checkpoints(self) -> Path:
-        """Checkpoints of this job."""
-        return self.root / "checkpoints" / self.key[:16]
+    def checkpoints(self, inputs: str) -> Path:
+        """Checkpoints of a training.
+
+        Args:
+            inputs: Digest of all that shapes the weights; another dataset starts anew.
+        """
+        return self.root / "checkpoints" / inputs[:16]
 
     @property
     def result(self) -> Path:
@@ -66,6 +69,11 @@ class Workspace:
     def mark(self, stage: Stage, data: dict[str, Any]) -> None:
         """Make it known, durably, that a stage is finished."""
         write_json(self._marker(stage), {"key": self.key, "stage": stage.value, "data": data})
+
+    def clear_result(self) -> None:
+        """Make the result folder empty."""
+        shutil.rmtree(self.result, ignore_errors=True)
+        self.result.mkdir(parents=True, exist_ok=True)
 
     def forget(self) -> None:
         """Drop markers, checkpoints and result; what is cached under content hashes stays."""

@@ -108,9 +108,7 @@ class Recipe(Protocol):
     def skeleton(self) -> "torch.nn.Module":
         """The denoiser without weights (on the meta device), to look at its layers' names."""
 
-    def load_denoiser(
-        self, *, device: "torch.device", dtype: "torch.dtype"
-    ) -> "torch.nn.Module":
+    def load_denoiser(self, *, device: "torch.device", dtype: "torch.dtype") -> "torch.nn.Module":
         """The denoiser, frozen."""
 
     def load_picture_encoder(self, *, device: "torch.device") -> PictureEncoder:

@@ -4,6 +4,7 @@ The one file that knows this family. Cost per step: one UNet forward and backwar
 text encoder run once per picture and caption, before training.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,8 @@ class StableDiffusion15:
         )[0]
         velocity = self._schedule.config.prediction_type == "v_prediction"
         target = self._schedule.get_velocity(latents, noise, steps) if velocity else noise
-        return (predicted.float() - target).pow(2).mean(dim=(1, 2, 3))
+        squares: torch.Tensor = (predicted.float() - target).pow(2)
+        return squares.mean(dim=(1, 2, 3))
 
     def sampler(self, denoiser: torch.nn.Module, *, device: torch.device) -> Sampler:
         """DPM-Solver++ through the diffusers pipeline."""
@@ -109,9 +111,12 @@ class StableDiffusion15:
 
     def attach_file(self, denoiser: torch.nn.Module, path: Path, *, name: str) -> None:
         """`load_lora_weights` of the pipeline that users load the file into."""
-        _pipeline(denoiser).load_lora_weights(
-            str(path.parent), weight_name=path.name, adapter_name=name
-        )
+        with warnings.catch_warnings():
+            # A second adapter beside the trained one is what we want here.
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+            _pipeline(denoiser).load_lora_weights(
+                str(path.parent), weight_name=path.name, adapter_name=name
+            )
 
 
 def _config_faults(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -152,7 +157,9 @@ class _Vae:
 class _Clip:
     def __init__(self, base: BaseModel, device: torch.device) -> None:
         from transformers import CLIPTextModel, CLIPTokenizer
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         self._device = device
         self._tokenizer: Any = CLIPTokenizer.from_pretrained(base.folder / "tokenizer")
         longest = int(base.configs["text_encoder"].get("max_position_embeddings", 77))
@@ -188,9 +195,7 @@ class _Clip:
 
 
 class _PipelineSampler:
-    def __init__(
-        self, base: BaseModel, denoiser: torch.nn.Module, device: torch.device
-    ) -> None:
+    def __init__(self, base: BaseModel, denoiser: torch.nn.Module, device: torch.device) -> None:
         from diffusers import DPMSolverMultistepScheduler
 
         self._device = device
@@ -212,26 +217,28 @@ class _PipelineSampler:
         guidance_scale: float,
     ) -> list[Image.Image]:
         dtype = self._pipeline.unet.dtype
-        pictures = []
-        for seed in seeds:  # one by one: a large model at full size fills the GPU with one
-            drawn = self._pipeline(
-                prompt_embeds=prompt["hidden_states"][None].to(self._device, dtype),
-                negative_prompt_embeds=empty["hidden_states"][None].to(self._device, dtype),
-                height=resolution,
-                width=resolution,
-                num_inference_steps=steps,
-                guidance_scale=guidance_scale,
-                generator=torch.Generator().manual_seed(seed),
-                output_type="latent",
-            ).images
-            pictures.append(self._decode(drawn))
-        return pictures
+        count = len(seeds)
+        latents = self._pipeline(
+            prompt_embeds=_repeat(prompt["hidden_states"], count).to(self._device, dtype),
+            negative_prompt_embeds=_repeat(empty["hidden_states"], count).to(self._device, dtype),
+            height=resolution,
+            width=resolution,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            output_type="latent",
+        ).images
+        return [self._decode(one[None]) for one in latents]
 
     def _decode(self, latents: torch.Tensor) -> Image.Image:
         vae = self._pipeline.vae
         decoded = vae.decode(latents.float() / vae.config.scaling_factor).sample[0]
         pixels = ((decoded.clamp(-1, 1) + 1) * 127.5).round().byte()
         return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+
+
+def _repeat(embedding: torch.Tensor, count: int) -> torch.Tensor:
+    return embedding.expand(count, *embedding.shape)
 
 
 def _draw(moments: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -151,4 +151,3 @@ def _unreachable(error: network.HTTPError, request: Request) -> StorageError:
 def _short(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if len(text) <= 200 else f"{text[:200]}..."
-

@@ -269,7 +269,6 @@ def _client(field: str, uri: str) -> Minio:
     )
 
 
-
 def _certificates() -> str:
     variables = ("AWS_CA_BUNDLE", "SSL_CERT_FILE")
     return next((os.environ[name] for name in variables if os.environ.get(name)), certifi.where())
