@@ -12,7 +12,7 @@ PACKAGES := -p lora_api -p lora_crd -p lora_cluster -p lora_demo -p lora_operato
 SOURCES := api operator trainer-image cluster demo examples benchmarks tests
 
 .PHONY: help setup generate lock lint test test-unit test-api test-trainer test-e2e \
-        cluster images install demo down clean bench
+        cluster images install demo down clean bench bench-cluster
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,13 @@ demo: $(STAMP) ## From nothing to a LoRA one can look at
 
 down: ## Stop the local cluster and remove all it left
 	@if test -x $(BIN)/python; then $(CLUSTER) down; else echo "nothing to stop: no $(VENV)"; fi
+
+bench: $(STAMP) ## Operator latency and trainer start-up, as ratios to a floor
+	$(BIN)/python benchmarks/operator_latency/measure.py
+	$(BIN)/python benchmarks/trainer_startup/measure.py
+
+bench-cluster: $(STAMP) ## Stop and start the local cluster, timed
+	$(BIN)/python benchmarks/cluster_up/measure.py
 
 clean: down ## Also remove the virtual environment and build results
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
