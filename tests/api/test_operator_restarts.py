@@ -1,0 +1,200 @@
+"""Kills, restarts, gaps in the watch, and two replicas: the run must not notice."""
+
+import json
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from tests.api.operator_process import ApiServer, Operator, Stage, eventually
+from tests.builders import a_good_result, a_job, a_pod, a_training
+
+from lora_cluster.light import LightCluster
+from lora_operator.kube.resources import JOBS, LEASES, TRAININGS
+
+pytestmark = pytest.mark.api
+
+
+@pytest.fixture(scope="module")
+def api(light_cluster: LightCluster) -> ApiServer:
+    return ApiServer(light_cluster.kubeconfig)
+
+
+@pytest.fixture
+def namespace(api: ApiServer) -> str:
+    return api.make_namespace(f"ns-{uuid.uuid4().hex[:8]}")
+
+
+@pytest.fixture
+def stage(api: ApiServer, namespace: str) -> Stage:
+    return Stage(api, a_training().in_namespace(namespace))
+
+
+@pytest.fixture
+def operators(api: ApiServer, namespace: str) -> Iterator[tuple[Operator, Operator]]:
+    """Two replicas that share a Lease, neither of them started."""
+    arguments = (f"--lease-namespace={namespace}", f"--namespace={namespace}")
+    pair = tuple(Operator(api.kubeconfig, *arguments, identity=name) for name in ("one", "two"))
+    yield pair[0], pair[1]
+    for operator in pair:
+        operator.kill()
+
+
+def creations(cluster: LightCluster, namespace: str, plural: str) -> int:
+    """How many objects of a kind were ever created in a namespace, by the audit log."""
+    count = 0
+    for line in cluster.audit_log.read_text().splitlines():
+        entry = json.loads(line)
+        target = entry.get("objectRef", {})
+        if (
+            entry["verb"] == "create"
+            and target.get("resource") == plural
+            and target.get("namespace") == namespace
+            and entry.get("responseStatus", {}).get("code") == 201
+        ):
+            count += 1
+    return count
+
+
+def test_a_killed_operator_goes_on_from_what_is_stored(
+    stage: Stage, operators: tuple[Operator, Operator], light_cluster: LightCluster
+) -> None:
+    operator, _ = operators
+    operator.start()
+    stage.apply()
+    pod = a_pod().placed()
+    stage.add_pod(pod.running())
+    stage.is_in("Starting", "Running")
+    operator.kill()
+    # All of this happens while nobody watches.
+    stage.set_pod(pod.ended(0, a_good_result()))
+    stage.set_job(a_job().complete())
+    operator.start()
+    status = stage.is_in("Completed")
+    assert status["attempts"] == 1
+    assert creations(light_cluster, stage.namespace, "jobs") == 1
+    assert creations(light_cluster, stage.namespace, "persistentvolumeclaims") == 1
+
+
+def test_a_run_applied_while_no_operator_lives_is_started_by_the_next(
+    stage: Stage, operators: tuple[Operator, Operator]
+) -> None:
+    stage.apply()
+    operators[0].start()
+    stage.job()
+    stage.is_in("Pending", "PodPending")
+
+
+def test_a_run_deleted_during_a_gap_in_the_watch_is_evicted(
+    stage: Stage,
+    operators: tuple[Operator, Operator],
+    light_cluster: LightCluster,
+) -> None:
+    # Alone it needs no Lease, so that the pause costs it nothing else.
+    operator = operators[0]
+    operator.arguments += ("--no-leader-elect",)
+    operator.start()
+    stage.apply()
+    stage.job()
+    stage.is_in("Pending", "PodPending")
+    assert operator.metric("lora_operator_cached_objects") == 3
+    operator.pause()
+    # The first restart cuts the watch, the second makes the API server forget what happened
+    # between: the operator has to list anew, and what vanished meanwhile is simply not listed.
+    restart_apiserver(light_cluster)
+    stage.api.delete(TRAININGS, stage.namespace, "anna")
+    stage.api.delete(JOBS, stage.namespace, "anna-train")
+    restart_apiserver(light_cluster)
+    operator.resume()
+    eventually(
+        lambda: operator.metric("lora_operator_ghosts_evicted_total") == 2,
+        "both ghosts are evicted",
+    )
+    assert operator.metric("lora_operator_cached_objects") == 1, "the claim still exists"
+
+
+def restart_apiserver(cluster: LightCluster) -> None:
+    cluster.stop_apiserver()
+    cluster.start_apiserver()
+
+
+def test_of_two_replicas_one_leads(
+    stage: Stage, operators: tuple[Operator, Operator], light_cluster: LightCluster
+) -> None:
+    one, two = operators
+    one.start()
+    eventually(lambda: one.leads, "the first leads")
+    two.start()
+    stage.apply()
+    stage.job()
+    stage.is_in("Pending", "PodPending")
+    assert (one.leads, two.leads) == (True, False)
+    assert two.metric("lora_operator_status_writes_total") == 0
+    assert creations(light_cluster, stage.namespace, "jobs") == 1
+
+
+def test_a_killed_leader_is_followed(stage: Stage, operators: tuple[Operator, Operator]) -> None:
+    one, two = operators
+    one.start()
+    eventually(lambda: one.leads, "the first leads")
+    two.start()
+    one.kill()
+    eventually(lambda: two.leads, "the second leads")
+    stage.apply()
+    stage.job()
+
+
+def test_a_leader_that_stops_gives_the_lease_back(
+    stage: Stage, operators: tuple[Operator, Operator]
+) -> None:
+    one, two = operators
+    one.start()
+    eventually(lambda: one.leads, "the first leads")
+    two.start()
+    assert one.stop() == 0
+    lease = stage.api.get(LEASES, stage.namespace, "lora-operator")
+    assert lease is not None
+    assert lease["spec"].get("holderIdentity") != "one"
+    eventually(lambda: two.leads, "the second leads")
+    assert "lease released" in [line["event"] for line in one.events()]
+
+
+def test_a_leader_that_lost_its_lease_ends_and_writes_nothing(
+    stage: Stage, operators: tuple[Operator, Operator]
+) -> None:
+    one, two = operators
+    one.start()
+    eventually(lambda: one.leads, "the first leads")
+    two.start()
+    one.pause()
+    eventually(lambda: two.leads, "the second leads")
+    stage.apply()
+    stage.job()
+    stage.is_in("Pending", "PodPending")
+    version = stage.version
+    one.resume()
+    assert one.wait() == 1
+    assert stage.version == version
+    assert "LeadershipLost" in [line.get("reason") for line in one.events()]
+
+
+def test_an_idle_operator_writes_nothing_but_its_lease(
+    stage: Stage, operators: tuple[Operator, Operator], light_cluster: LightCluster
+) -> None:
+    operator, _ = operators
+    stage.apply()
+    operator.start()
+    stage.add_pod(a_pod().placed().running())
+    stage.is_in("Starting", "Running")
+    begun = len(light_cluster.audit_log.read_text().splitlines())
+    renewals = operator.metric("lora_operator_api_requests_total")
+    eventually(
+        lambda: operator.metric("lora_operator_api_requests_total") >= renewals + 3,
+        "the Lease was renewed a few times",
+    )
+    written = [
+        (entry["verb"], entry["objectRef"]["resource"])
+        for entry in map(json.loads, light_cluster.audit_log.read_text().splitlines()[begun:])
+        if entry["verb"] not in {"get", "list", "watch"}
+        and entry.get("userAgent", "").startswith("lora-operator")
+    ]
+    assert set(written) == {("update", "leases")}
