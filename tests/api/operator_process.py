@@ -319,6 +319,7 @@ class Stage:
             for event in self.api.list(EVENTS, self.namespace)
             if event["involvedObject"]["name"] == self.name
         ]
+        events.sort(key=lambda event: int(event["metadata"]["resourceVersion"]))
         return [event["reason"] for event in events]
 
 
