@@ -1,0 +1,135 @@
+"""A run that dies anywhere goes on where it was, and ends with the same bytes."""
+
+import os
+import shutil
+import signal
+
+import pytest
+
+from lora_api.exit_codes import ExitCode
+from lora_api.reasons import Reason
+from lora_api.result import Outcome, Result
+from tests.trainer.jobs import AJob
+
+pytestmark = pytest.mark.trainer
+
+
+def test_the_same_seed_gives_the_same_bytes(finished: tuple[AJob, Result], job: AJob) -> None:
+    again = job.with_steps(24)
+    assert again.run()[0] == ExitCode.OK
+    assert again.model == finished[0].model
+
+
+def test_another_seed_gives_other_bytes(finished: tuple[AJob, Result], job: AJob) -> None:
+    other = job.with_steps(24).having("optimization.seed", 8)
+    assert other.run()[0] == ExitCode.OK
+    assert other.model != finished[0].model
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(
+    finished: tuple[AJob, Result], job: AJob
+) -> None:
+    long = job.with_steps(24)
+    run = long.start()
+    run.wait_until(lambda: run.checkpoint_exists(at_least=6))
+    os.kill(run.pid, signal.SIGKILL)
+    assert run.exit_code() == -signal.SIGKILL
+    assert not (long.workspace / "stages" / "train.json").exists(), "killed too late to tell"
+    code, result = long.run()
+    assert code == ExitCode.OK
+    assert result.step == 24
+    assert long.model == finished[0].model
+
+
+def test_a_terminated_run_saves_a_checkpoint_says_so_and_resumes_to_the_same_bytes(
+    finished: tuple[AJob, Result], job: AJob
+) -> None:
+    long = job.with_steps(24).having("checkpoints.everySteps", 5)
+    run = long.start()
+    run.wait_until(lambda: run.checkpoint_exists(at_least=5))
+    os.kill(run.pid, signal.SIGTERM)
+    assert run.exit_code() == ExitCode.INTERRUPTED
+    said = Result.model_validate_json((long.folder / "said-workspace").read_bytes())
+    assert (said.outcome, said.retryable) == (Outcome.INTERRUPTED, True)
+    assert 5 <= said.step < 24
+    assert run.checkpoint_exists(at_least=said.step)
+    code, _ = long.run()
+    assert code == ExitCode.OK
+    assert long.model == finished[0].model
+
+
+def test_a_damaged_checkpoint_costs_its_steps_not_the_run(
+    finished: tuple[AJob, Result], job: AJob
+) -> None:
+    long = job.with_steps(24)
+    run = long.start()
+    run.wait_until(lambda: run.checkpoint_exists(at_least=6))
+    os.kill(run.pid, signal.SIGKILL)
+    run.exit_code()
+    newest = max(long.workspace.glob("checkpoints/*/step-*.pt"))
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    assert long.run()[0] == ExitCode.OK
+    assert long.model == finished[0].model
+
+
+def test_a_run_that_failed_at_the_upload_only_uploads(job: AJob) -> None:
+    small = job.with_steps(2)
+    assert small.run()[0] == ExitCode.OK
+    trained = small.model
+    (small.workspace / "stages" / "publish.json").unlink()
+    shutil.rmtree(small.output)
+    moved = small.having("dataset.uri", small.body["dataset"]["uri"])
+    shutil.rmtree(small.workspace / "dataset")
+    shutil.rmtree(small.workspace / "cache")
+    code, result = moved.run()
+    assert code == ExitCode.OK
+    assert small.model == trained
+    assert result.stage_seconds.keys() <= {"Plan", "Publish", "Done"}
+
+
+def test_an_output_that_fails_after_training_keeps_the_result_for_another_attempt(
+    job: AJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = job.with_steps(2)
+    run = small.start()
+    samples = small.workspace / "result" / "samples"
+    run.wait_until(samples.exists)  # trained and saved; the output was found writable long before
+    shutil.rmtree(small.output, ignore_errors=True)
+    small.output.write_text("a file where the folder should be")
+    assert run.exit_code() == ExitCode.NOT_STORED
+    said = Result.model_validate_json((small.folder / "said-workspace").read_bytes())
+    assert (said.reason, said.retryable) == (Reason.UPLOAD_FAILED, True)
+    assert (small.workspace / "result" / "model.safetensors").exists()
+    small.output.unlink()
+    code, result = small.run()
+    assert code == ExitCode.OK
+    assert "Train" not in result.stage_seconds
+    assert (small.output / "report.json").exists()
+
+
+def test_a_finished_run_does_nothing_when_it_is_started_again(job: AJob) -> None:
+    small = job.with_steps(2)
+    small.run()
+    before = (small.output / "model.safetensors").stat().st_mtime_ns
+    code, result = small.run()
+    assert code == ExitCode.OK
+    assert result.artifact is not None
+    assert (small.output / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_fresh_trains_again_in_the_same_workspace(job: AJob) -> None:
+    small = job.with_steps(2)
+    small.run()
+    code, result = small.run("--fresh")
+    assert code == ExitCode.OK
+    assert "Train" in result.stage_seconds
+
+
+def test_a_changed_dataset_starts_the_training_anew(job: AJob, pictures: object) -> None:
+    own = shutil.copytree(str(pictures), job.folder / "own")
+    small = job.with_steps(2).having("dataset.uri", f"file://{own}")
+    small.run()
+    (job.folder / "own" / "picture-01.txt").write_text("a zorp on the moon")
+    first = small.model
+    assert small.run("--fresh")[0] == ExitCode.OK
+    assert small.model != first
