@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
 def _train(step: str, pictures: Pictures, folder: Path, minutes: float) -> None:
     from smallbase import decoder, parallel, tokenizer, unet, vae  # noqa: PLC0415  # slow to import
 
-    if step == "unet":
+    if step == "unet" and not (folder / "tokenizer").exists():
         tokenizer.build(folder / "tokenizer", names=pictures.names)
     train = {"vae": vae.train, "unet": unet.train, "decoder": decoder.train}[step]
     parallel.run(partial(train, pictures, minutes=minutes, folder=folder))
@@ -55,7 +55,7 @@ def _export(pictures: Pictures, folder: Path, model: Path, *, untrained: bool = 
     from smallbase import export, tokenizer, unet  # noqa: PLC0415
 
     if untrained:
-        words = tokenizer.build(folder / "tokenizer", names=pictures.names)
+        words = tokenizer.build(folder / "untrained-tokenizer", names=pictures.names)
         export.write_untrained(model, words)
     else:
         unet.export_checkpoint(folder, model)

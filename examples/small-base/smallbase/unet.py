@@ -24,8 +24,8 @@ from smallbase.vae import to_signed, to_tensor
 BATCH: Final = 16
 """Latents per process and step."""
 PEAK_LEARNING_RATE: Final = 7e-4
-CACHE_SCENES: Final = 6000
-"""Scenes drawn and encoded per process: each combination of words about three times."""
+CACHE_SCENES: Final = 4000
+"""Scenes drawn and encoded per process."""
 EMPTY_CAPTION_SHARE: Final = 0.1
 """Share of steps without a caption, which is what classifier-free guidance needs."""
 SNR_LIMIT: Final = 5.0

@@ -66,7 +66,8 @@ def _loss(model: AutoencoderKL, pixels: Tensor) -> Tensor:
         decoded = model.decode(posterior.sample()).sample
     mean, variance, log = posterior.mean.float(), posterior.var.float(), posterior.logvar.float()
     kl = 0.5 * (mean.pow(2) + variance - 1 - log).mean()
-    return reconstruction_loss(decoded.float(), pixels) + KL_WEIGHT * kl
+    loss: Tensor = reconstruction_loss(decoded.float(), pixels) + KL_WEIGHT * kl
+    return loss
 
 
 def _batch(pool: Tensor, *, crop: bool) -> Tensor:
