@@ -134,10 +134,10 @@ def _unreachable(error: network.HTTPError, request: Request) -> StorageError:
             f"{request.field}: the storage's TLS certificate was not accepted "
             f"({_short(error)}); set AWS_CA_BUNDLE or correct AWS_ENDPOINT_URL",
         )
+    elif isinstance(error, network.NewConnectionError):  # a kind of TimeoutError to urllib3
+        what = f"no connection could be made ({str(error).rsplit(': ', 1)[-1]})"
     elif isinstance(error, network.TimeoutError):
         what = "it did not answer in time"
-    elif isinstance(error, network.NewConnectionError):
-        what = "the connection was refused"
     else:
         what = _short(error)
     return StorageError(

@@ -1,0 +1,221 @@
+"""The trainer against a real S3 server: the whole path, and every way that storage can refuse."""
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lora_api.exit_codes import ExitCode
+from lora_api.reasons import Reason
+from lora_trainer.stopping import StopFlag
+from lora_trainer.storage.s3 import S3Storage
+from tests.trainer.jobs import AJob
+from tests.trainer.s3server import READER, ROOT, S3Server
+
+
+@pytest.fixture
+def s3_job(job: AJob, s3: S3Server, request: pytest.FixtureRequest) -> AJob:
+    """A job whose every URI is on the S3 server, with an output of its own."""
+    os.environ.update(s3.environment())
+    own = hashlib.sha256(request.node.name.encode()).hexdigest()[:12]
+    return (
+        job.with_steps(2)
+        .having("baseModel.uri", "s3://bases/tiny")
+        .having("dataset.uri", "s3://datasets/zorp/")
+        .having("output.uri", f"s3://models/{own}")
+    )
+
+
+def _prefix(job: AJob) -> str:
+    uri: str = job.body["output"]["uri"]
+    return uri.removeprefix("s3://models/")
+
+
+def test_a_run_reads_from_s3_and_stores_its_result_there(s3_job: AJob, s3: S3Server) -> None:
+    code, result = s3_job.run()
+    assert code == ExitCode.OK, result.message
+    names = s3.names("models", _prefix(s3_job))
+    assert {"model.safetensors", "config.json", "report.json", "contact-sheet.png"} <= names
+    assert not any(name.startswith(".") for name in names), "the write check was left behind"
+    report = json.loads(s3.content("models", f"{_prefix(s3_job)}/report.json"))
+    assert set(report["files"]) == names - {"report.json"}
+    model = s3.content("models", f"{_prefix(s3_job)}/model.safetensors")
+    assert result.artifact is not None
+    assert result.artifact.digest == f"sha256:{hashlib.sha256(model).hexdigest()}"
+
+
+def test_the_same_files_from_s3_and_from_a_folder_have_the_same_digests(
+    s3_job: AJob, s3: S3Server, job: AJob
+) -> None:
+    s3_job.run()
+    local = job.with_steps(2).in_workspace("local")
+    local.run()
+    stored = json.loads(s3.content("models", f"{_prefix(s3_job)}/report.json"))
+    report = json.loads((local.output / "report.json").read_text())
+    assert stored["baseModel"]["digest"] == report["baseModel"]["digest"]
+    assert stored["dataset"]["digest"] == report["dataset"]["digest"]
+
+
+def test_a_restart_fetches_only_what_changed(s3_job: AJob, s3: S3Server, tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("one")
+    s3.client.fput_object("models", "restart/a.txt", str(file))
+    s3.client.fput_object("models", "restart/b.txt", str(file))
+    from lora_trainer.fetch import fetch_files
+
+    storage = S3Storage("s3://models/restart", field="dataset.uri", stop=StopFlag())
+    target = tmp_path / "here"
+    fetch_files(storage, storage.list_files(), target, advance=lambda _done, _total: None)
+    before = {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
+    file.write_text("two")
+    s3.client.fput_object("models", "restart/b.txt", str(file))
+    fetch_files(storage, storage.list_files(), target, advance=lambda _done, _total: None)
+    after = {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
+    assert after["a.txt"] == before["a.txt"]
+    assert after["b.txt"] != before["b.txt"]
+    assert (target / "b.txt").read_text() == "two"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What is changed about a good job, and how it must end."""
+
+    fields: dict[str, str]
+    environment: dict[str, str]
+    reason: Reason
+    words: tuple[str, ...]
+
+
+REFUSALS: dict[str, Refusal] = {
+    "the dataset's bucket does not exist": Refusal(
+        {"dataset.uri": "s3://no-such-bucket/zorp"},
+        {},
+        Reason.BUCKET_NOT_FOUND,
+        ("dataset.uri", "'no-such-bucket'", "create it"),
+    ),
+    "nothing lies under the dataset's prefix": Refusal(
+        {"dataset.uri": "s3://datasets/zorps"},
+        {},
+        Reason.OBJECT_NOT_FOUND,
+        ("dataset.uri", "s3://datasets/zorps", "upload"),
+    ),
+    "the base model's bucket does not exist": Refusal(
+        {"baseModel.uri": "s3://no-such-bucket/tiny"},
+        {},
+        Reason.BUCKET_NOT_FOUND,
+        ("baseModel.uri", "'no-such-bucket'"),
+    ),
+    "nothing lies under the base model's prefix": Refusal(
+        {"baseModel.uri": "s3://bases/huge"},
+        {},
+        Reason.BASE_MODEL_NOT_FOUND,
+        ("baseModel.uri", "s3://bases/huge"),
+    ),
+    "the output's bucket does not exist": Refusal(
+        {"output.uri": "s3://no-such-bucket/out"},
+        {},
+        Reason.BUCKET_NOT_FOUND,
+        ("output.uri", "'no-such-bucket'"),
+    ),
+    "the access key does not exist": Refusal(
+        {},
+        {"AWS_ACCESS_KEY_ID": "nobody"},
+        Reason.ACCESS_DENIED,
+        ("refused the credentials", "InvalidAccessKeyId"),
+    ),
+    "the secret key is wrong": Refusal(
+        {},
+        {"AWS_SECRET_ACCESS_KEY": "guessed"},
+        Reason.ACCESS_DENIED,
+        ("refused the credentials", "SignatureDoesNotMatch"),
+    ),
+    "the credentials may read but not write": Refusal(
+        {},
+        {"AWS_ACCESS_KEY_ID": READER[0], "AWS_SECRET_ACCESS_KEY": READER[1]},
+        Reason.OUTPUT_NOT_WRITABLE,
+        ("output.uri", "AccessDenied", "write"),
+    ),
+    "there are no credentials": Refusal(
+        {},
+        {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""},
+        Reason.CREDENTIALS_MISSING,
+        ("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", "not set"),
+    ),
+    "the endpoint is not a URL": Refusal(
+        {},
+        {"AWS_ENDPOINT_URL": "minio:9000"},
+        Reason.STORAGE_UNREACHABLE,
+        ("AWS_ENDPOINT_URL", "'minio:9000'"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_storage_that_refuses_is_told_apart(name: str, s3_job: AJob) -> None:
+    case = REFUSALS[name]
+    changed = s3_job
+    for path, value in case.fields.items():
+        changed = changed.having(path, value)
+    os.environ.update(case.environment)
+    code, result = changed.run()
+    assert result.reason is case.reason, result.message
+    assert all(word in result.message for word in case.words), result.message
+    assert ROOT[1] not in result.message
+    final = case.reason is not Reason.STORAGE_UNREACHABLE
+    assert code == (ExitCode.BAD_INPUT if final else ExitCode.TRANSIENT)
+
+
+DEAD_ENDPOINTS = {
+    "nobody listens": ("http://127.0.0.1:9", "Connection refused"),
+    "the name does not exist": ("http://storage.invalid:9000", "host name"),
+}
+
+
+@pytest.mark.parametrize("name", DEAD_ENDPOINTS)
+def test_an_unreachable_endpoint_is_a_passing_fault_found_in_bounded_time(
+    name: str, s3_job: AJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint, word = DEAD_ENDPOINTS[name]
+    monkeypatch.setattr("lora_trainer.storage.retries.DELAYS_SECONDS", (0.01, 0.02, 0.04))
+    os.environ["AWS_ENDPOINT_URL"] = endpoint
+    code, result = s3_job.run()
+    assert (code, result.reason) == (ExitCode.TRANSIENT, Reason.STORAGE_UNREACHABLE)
+    assert result.retryable
+    assert word in result.message
+    assert "AWS_ENDPOINT_URL" in result.message
+
+
+def test_a_model_of_another_run_in_the_bucket_is_not_written_over(
+    s3_job: AJob, s3: S3Server
+) -> None:
+    config = json.dumps({"runId": "somebody-else"}).encode()
+    for name, data in (("config.json", config), ("model.safetensors", b"precious")):
+        path = s3_job.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        s3.client.fput_object("models", f"{_prefix(s3_job)}/{name}", str(path))
+    code, result = s3_job.run()
+    assert (code, result.reason) == (ExitCode.BAD_INPUT, Reason.OUTPUT_NOT_WRITABLE)
+    assert "'somebody-else'" in result.message
+    assert s3.content("models", f"{_prefix(s3_job)}/model.safetensors") == b"precious"
+
+
+def test_a_stop_ends_the_wait_between_two_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lora_trainer.errors import InterruptedRunError, StorageError
+    from lora_trainer.storage.retries import retrying
+
+    stop = StopFlag()
+
+    def fail() -> None:
+        stop.request()
+        raise StorageError(Reason.STORAGE_UNREACHABLE, "gone", passing=True)
+
+    monkeypatch.setattr("lora_trainer.storage.retries.DELAYS_SECONDS", (3600.0,))
+    started = time.monotonic()
+    with pytest.raises(InterruptedRunError):
+        retrying(fail, stop=stop)
+    assert time.monotonic() - started < 3600

@@ -1,0 +1,129 @@
+"""Wrong numbers and wrong files never become a LoRA."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lora_api.exit_codes import ExitCode
+from lora_api.reasons import Reason
+from lora_trainer.recipes.sd15 import StableDiffusion15
+from tests.trainer.jobs import AJob
+
+Losses = type[StableDiffusion15]
+
+
+def _with_nan_at(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
+    """Make the loss of some training steps NaN, gradients included."""
+    honest = StableDiffusion15.losses
+    calls = 0
+
+    def losses(self: StableDiffusion15, denoiser: torch.nn.Module, **rest: object) -> torch.Tensor:
+        nonlocal calls
+        found: torch.Tensor = honest(self, denoiser, **rest)  # type: ignore[arg-type]
+        if not denoiser.training:
+            return found
+        calls += 1
+        return found * float("nan") if calls - 1 in steps else found
+
+    monkeypatch.setattr(StableDiffusion15, "losses", losses)
+
+
+def _weights(job: AJob, step: int) -> dict[str, torch.Tensor]:
+    (path,) = job.workspace.glob(f"checkpoints/*/step-{step:08d}.pt")
+    weights: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["lora"]
+    return weights
+
+
+def test_a_step_with_nan_changes_no_weight_and_the_run_goes_on(
+    job: AJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _with_nan_at(monkeypatch, {2, 3})
+    every = job.with_steps(6).having("checkpoints", {"everySteps": 1, "keep": 10})
+    code, result = every.run()
+    assert code == ExitCode.OK, result.message
+    before, after = _weights(every, 2), _weights(every, 4)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert any(not torch.equal(after[name], _weights(every, 5)[name]) for name in after)
+    assert all(bool(weight.isfinite().all()) for weight in _weights(every, 6).values())
+
+
+def test_three_bad_steps_in_a_row_end_the_run_and_name_the_pictures(
+    job: AJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _with_nan_at(monkeypatch, {3, 4, 5})
+    long = job.with_steps(10).having("checkpoints.everySteps", 3)
+    code, result = long.run()
+    assert (code, result.reason) == (ExitCode.DIVERGED, Reason.TRAINING_DIVERGED)
+    assert not result.retryable
+    assert "step 6" in result.message
+    assert ".png" in result.message
+    assert "optimization.learningRate" in result.message
+    assert all(bool(weight.isfinite().all()) for weight in _weights(long, 3).values())
+    assert not (long.output / "model.safetensors").exists()
+
+
+def test_a_picture_whose_latents_are_nan_is_named(job: AJob) -> None:
+    small = job.with_steps(2)
+    assert small.run()[0] == ExitCode.OK
+    for path in small.workspace.glob("cache/latents/*"):
+        tensors = load_file(path)
+        save_file({name: torch.full_like(tensor, torch.nan) for name, tensor in tensors.items()}, path)
+    code, result = small.with_steps(9).run()
+    assert (code, result.reason) == (ExitCode.DIVERGED, Reason.TRAINING_DIVERGED)
+    assert "picture-0" in result.message
+
+
+def test_a_file_that_reloads_differently_is_not_published(
+    job: AJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = StableDiffusion15.to_file
+
+    def forgetful(self: StableDiffusion15, weights: object, *, alpha: float) -> object:
+        tensors = honest(self, weights, alpha=alpha)  # type: ignore[arg-type]
+        return {name: tensor for name, tensor in tensors.items() if not name.endswith(".alpha")}
+
+    monkeypatch.setattr(StableDiffusion15, "to_file", forgetful)
+    code, result = job.with_steps(2).run()
+    assert (code, result.reason) == (ExitCode.CRASHED, Reason.ARTIFACT_MISMATCH)
+    assert "alpha" in result.message
+    assert not (job.output / "model.safetensors").exists()
+
+
+def test_a_fault_of_the_program_is_one_sentence_in_the_result(
+    job: AJob, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("nobody foresaw this")
+
+    monkeypatch.setattr(StableDiffusion15, "skeleton", broken)
+    code, result = job.run()
+    assert (code, result.reason) == (ExitCode.CRASHED, Reason.INTERNAL_ERROR)
+    assert "ZeroDivisionError: nobody foresaw this" in result.message
+    assert "Traceback" not in result.message
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_called_a_full_workspace(
+    job: AJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "/workspace/cache/x")
+
+    monkeypatch.setattr("lora_trainer.cache.save_file", full)
+    code, result = job.run()
+    assert (code, result.reason) == (ExitCode.BAD_INPUT, Reason.WORKSPACE_FULL)
+    assert "/workspace/cache/x" in result.message
+
+
+def test_dropout_is_repeated_exactly_after_a_restart(job: AJob, tmp_path: Path) -> None:
+    whole = job.with_steps(8).having("network.dropout", 0.5)
+    assert whole.run()[0] == ExitCode.OK
+    halves = whole.in_workspace("halves")
+    run = halves.having("checkpoints.everySteps", 1).start()
+    run.wait_until(lambda: run.checkpoint_exists(at_least=3))
+    run.process.kill()
+    run.exit_code()
+    assert halves.run()[0] == ExitCode.OK
+    assert halves.model == whole.model
