@@ -18,6 +18,7 @@ from lora_operator.errors import CredentialsError
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TOKEN_REREAD_SECONDS = 60.0
+PLUGIN_RERUN_SECONDS = 300.0
 
 Middleware = Callable[
     [aiohttp.ClientRequest, aiohttp.ClientHandlerType], Awaitable[aiohttp.ClientResponse]
@@ -75,39 +76,25 @@ def connect() -> Connection:
 
 
 def _from_service_account() -> Connection:
-    token = _RereadToken(SERVICE_ACCOUNT / "token")
+    token = SERVICE_ACCOUNT / "token"
     return Connection(
         server="https://kubernetes.default.svc",
         namespace=(SERVICE_ACCOUNT / "namespace").read_text(encoding="utf-8").strip(),
         in_cluster=True,
         ssl_context=ssl.create_default_context(cafile=str(SERVICE_ACCOUNT / "ca.crt")),
-        headers=lambda: {"Authorization": f"Bearer {token.read()}"},
+        headers=_Renewed(
+            lambda: {"Authorization": f"Bearer {token.read_text(encoding='utf-8').strip()}"},
+            every_seconds=TOKEN_REREAD_SECONDS,
+        ),
     )
 
 
-class _RereadToken:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._token = ""
-        self._read_at = float("-inf")
-
-    def read(self) -> str:
-        now = time.monotonic()
-        if now - self._read_at >= TOKEN_REREAD_SECONDS:
-            self._token = self._path.read_text(encoding="utf-8").strip()
-            self._read_at = now
-        return self._token
-
-
 def _from_kubeconfig() -> Connection:
-    # kopf's plain reader knows tokens and certificates; exec plugins, as the clouds use them,
-    # need the official client, which is imported only then because it costs tens of megabytes.
     try:
         info = kopf.login_with_kubeconfig(settings=kopf.OperatorSettings())
-        if info is not None and not (info.token or info.certificate_path or info.certificate_data):
-            info = kopf.login_via_client(
-                logger=logging.getLogger(__name__), settings=kopf.OperatorSettings()
-            )
+        is_plain = info is None or info.token or info.certificate_path or info.certificate_data
+        if not is_plain:
+            info = _through_plugin()
     except (OSError, KeyError, kopf.LoginError) as error:
         raise CredentialsError(f"The kubeconfig can't be used: {error!r}") from error
     if info is None or not info.server:
@@ -120,5 +107,42 @@ def _from_kubeconfig() -> Connection:
         namespace=info.default_namespace or "default",
         in_cluster=False,
         ssl_context=info.as_ssl_context(),
-        headers=lambda: headers,
+        headers=(
+            (lambda: headers)
+            if is_plain
+            else _Renewed(
+                lambda: _through_plugin().as_http_headers(), every_seconds=PLUGIN_RERUN_SECONDS
+            )
+        ),
     )
+
+
+def _through_plugin() -> kopf.ConnectionInfo:
+    # kopf's plain reader knows tokens and certificates. Exec plugins, as the clouds use them, need
+    # the official client: it is no dependency of ours, as it costs a second and ten megabytes.
+    info = kopf.login_via_client(
+        logger=logging.getLogger(__name__), settings=kopf.OperatorSettings()
+    )
+    if info is None:
+        raise CredentialsError(
+            "The kubeconfig's user has neither token nor certificate. If it uses a plugin, "
+            "`pip install kubernetes` makes that work."
+        )
+    return info
+
+
+class _Renewed:
+    """Headers that are made anew when they are old; making them may block for a moment."""
+
+    def __init__(self, make: Callable[[], dict[str, str]], *, every_seconds: float) -> None:
+        self._make = make
+        self._every_seconds = every_seconds
+        self._headers: dict[str, str] = {}
+        self._made_at = float("-inf")
+
+    def __call__(self) -> dict[str, str]:
+        now = time.monotonic()
+        if now - self._made_at >= self._every_seconds:
+            self._headers = self._make()
+            self._made_at = now
+        return self._headers

@@ -1,0 +1,96 @@
+"""The rights in the chart are enough for a run's whole life, and nothing is asked for beyond."""
+
+import json
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.api.operator_process import ApiServer, Operator, Stage, eventually
+from tests.builders import a_good_result, a_job, a_pod, a_training
+
+from lora_cluster.light import LightCluster
+
+pytestmark = pytest.mark.api
+ROOT = Path(__file__).parents[2]
+RELEASE_NAMESPACE = "lora-system"
+ACCOUNT = "lora-operator"
+
+
+@pytest.fixture
+def restricted_kubeconfig(light_cluster: LightCluster, tmp_path: Path) -> Path:
+    """A kubeconfig of the operator's ServiceAccount, bound to the chart's roles."""
+
+    def kubectl(*arguments: str, stdin: str | None = None) -> str:
+        done = subprocess.run(
+            [light_cluster.binaries / "kubectl", f"--kubeconfig={light_cluster.kubeconfig}"]
+            + list(arguments),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
+    chart = ROOT / "charts/lora-operator"
+    rendered = subprocess.run(
+        [light_cluster.binaries / "helm", "template", "lora-operator", chart]
+        + [f"--namespace={RELEASE_NAMESPACE}", "--kube-version=1.35.4"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    wanted = [
+        document
+        for document in yaml.safe_load_all(rendered)
+        if document and ("rbac" in document["apiVersion"] or document["kind"] == "ServiceAccount")
+    ]
+    kubectl("create", "namespace", RELEASE_NAMESPACE)
+    kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": wanted}))
+    token = kubectl("create", "token", ACCOUNT, f"--namespace={RELEASE_NAMESPACE}").strip()
+    config: dict[str, Any] = yaml.safe_load(light_cluster.kubeconfig.read_text())
+    config["users"] = [{"name": "operator", "user": {"token": token}}]
+    config["contexts"][0]["context"] |= {"user": "operator", "namespace": RELEASE_NAMESPACE}
+    path = tmp_path / "kubeconfig"
+    path.write_text(json.dumps(config))
+    return path
+
+
+@pytest.fixture
+def operator(restricted_kubeconfig: Path) -> Iterator[Operator]:
+    process = Operator(restricted_kubeconfig, "--progress-via=direct")
+    yield process
+    process.kill()
+
+
+def test_the_charts_rights_are_enough(light_cluster: LightCluster, operator: Operator) -> None:
+    api = ApiServer(light_cluster.kubeconfig)
+    operator.start()
+    eventually(lambda: operator.leads, "the operator leads")
+    stage = Stage(api, a_training().in_namespace(api.make_namespace(f"ns-{uuid.uuid4().hex[:8]}")))
+    stage.apply()
+    # Long without a pod, it asks for the Job's and the claim's events.
+    stage.is_in("Pending", "PodPending")
+    eventually(
+        lambda: 'resource="events",verb="list"' in operator.read("/metrics"), "events were read"
+    )
+    stage.bind_claim()
+    pod = a_pod().placed()
+    stage.add_pod(pod.running())
+    stage.is_in("Starting", "Running")
+    stage.set_pod(pod.ended(0, a_good_result()))
+    stage.set_job(a_job().complete())
+    stage.is_in("Completed")
+    eventually(lambda: "Completed" in stage.told(), "the end is told")
+    assert operator.stop() == 0
+    # Only the API server knows what was refused: count there, not in the operator.
+    refused = [
+        (entry["verb"], entry.get("objectRef", {}).get("resource"))
+        for entry in map(json.loads, light_cluster.audit_log.read_text().splitlines())
+        if entry["user"]["username"] == f"system:serviceaccount:{RELEASE_NAMESPACE}:{ACCOUNT}"
+        and entry.get("responseStatus", {}).get("code") == 403
+    ]
+    assert refused == []
