@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from pytest import TempPathFactory
-
-from lora_api.result import Result
 from tests.trainer.jobs import AJob, a_job
 from tests.trainer.s3server import S3Server, s3_server
 from tests.trainer.tiny import make_base_model, make_pictures
+
+from lora_api.result import Result
 
 # Two test sessions on two cores must not fight with spinning threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

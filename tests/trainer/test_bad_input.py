@@ -2,18 +2,20 @@
 
 import json
 import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from tests.trainer.jobs import AJob
+from tests.trainer.tiny import make_pictures, picture_of
 
 from lora_api.exit_codes import ExitCode
 from lora_api.reasons import Reason
 from lora_api.result import Outcome
-from tests.trainer.jobs import AJob
-from tests.trainer.tiny import make_pictures, picture_of
 
 Spoil = Callable[[Path], object]
 
@@ -33,8 +35,6 @@ def _truncate(path: Path) -> None:
 
 def _bomb(folder: Path) -> None:
     """A PNG whose header claims 400 megapixels, in 100 bytes."""
-    import struct
-    import zlib
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(kind + data))
@@ -260,9 +260,9 @@ ODD_PICTURES: dict[str, Callable[[Path], object]] = {
     "CMYK": lambda path: picture_of(0).convert("CMYK").save(path, "JPEG"),
     "grey": lambda path: picture_of(0).convert("L").save(path, "PNG"),
     "16 bit": lambda path: Image.new("I;16", (72, 72), 40_000).save(path, "PNG"),
-    "palette with transparency": lambda path: picture_of(0)
-    .convert("P")
-    .save(path, "PNG", transparency=0),
+    "palette with transparency": lambda path: (
+        picture_of(0).convert("P").save(path, "PNG", transparency=0)
+    ),
     "alpha": lambda path: picture_of(0).convert("RGBA").save(path, "WEBP"),
     "a PNG called .jpg": lambda path: picture_of(0).save(path, "PNG"),
 }

@@ -5,11 +5,11 @@ import shutil
 import signal
 
 import pytest
+from tests.trainer.jobs import AJob
 
 from lora_api.exit_codes import ExitCode
 from lora_api.reasons import Reason
 from lora_api.result import Outcome, Result
-from tests.trainer.jobs import AJob
 
 pytestmark = pytest.mark.trainer
 
@@ -26,9 +26,7 @@ def test_another_seed_gives_other_bytes(finished: tuple[AJob, Result], job: AJob
     assert other.model != finished[0].model
 
 
-def test_a_killed_run_resumes_to_the_same_bytes(
-    finished: tuple[AJob, Result], job: AJob
-) -> None:
+def test_a_killed_run_resumes_to_the_same_bytes(finished: tuple[AJob, Result], job: AJob) -> None:
     long = job.with_steps(24)
     run = long.start()
     run.wait_until(lambda: run.checkpoint_exists(at_least=6))

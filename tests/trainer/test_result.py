@@ -8,9 +8,9 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file, safe_open
+from tests.trainer.jobs import AJob
 
 from lora_api.result import Outcome, Result
-from tests.trainer.jobs import AJob
 
 Finished = tuple[AJob, Result]
 LAYERS = [
@@ -94,9 +94,7 @@ def test_the_file_loads_into_a_fresh_pipeline_and_changes_its_pictures(
         pipeline.load_lora_weights(job.output, weight_name="model.safetensors")
         after = unet(*inputs).sample
     assert not torch.equal(before, after)
-    loaded = {
-        name: parameter for name, parameter in unet.named_parameters() if ".lora_" in name
-    }
+    loaded = {name: parameter for name, parameter in unet.named_parameters() if ".lora_" in name}
     saved = load_file(job.output / "model.safetensors")
     assert len(loaded) == 2 * len(LAYERS)
     for name, parameter in loaded.items():

@@ -3,18 +3,20 @@
 import hashlib
 import json
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.trainer.jobs import AJob
+from tests.trainer.s3server import READER, ROOT, S3Server
 
 from lora_api.exit_codes import ExitCode
 from lora_api.reasons import Reason
+from lora_trainer.errors import InterruptedRunError, StorageError
+from lora_trainer.fetch import fetch_files
 from lora_trainer.stopping import StopFlag
+from lora_trainer.storage.retries import retrying
 from lora_trainer.storage.s3 import S3Storage
-from tests.trainer.jobs import AJob
-from tests.trainer.s3server import READER, ROOT, S3Server
 
 
 @pytest.fixture
@@ -65,8 +67,6 @@ def test_a_restart_fetches_only_what_changed(s3_job: AJob, s3: S3Server, tmp_pat
     file.write_text("one")
     s3.client.fput_object("models", "restart/a.txt", str(file))
     s3.client.fput_object("models", "restart/b.txt", str(file))
-    from lora_trainer.fetch import fetch_files
-
     storage = S3Storage("s3://models/restart", field="dataset.uri", stop=StopFlag())
     target = tmp_path / "here"
     fetch_files(storage, storage.list_files(), target, advance=lambda _done, _total: None)
@@ -205,9 +205,6 @@ def test_a_model_of_another_run_in_the_bucket_is_not_written_over(
 
 
 def test_a_stop_ends_the_wait_between_two_tries(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lora_trainer.errors import InterruptedRunError, StorageError
-    from lora_trainer.storage.retries import retrying
-
     stop = StopFlag()
 
     def fail() -> None:
@@ -215,7 +212,5 @@ def test_a_stop_ends_the_wait_between_two_tries(monkeypatch: pytest.MonkeyPatch)
         raise StorageError(Reason.STORAGE_UNREACHABLE, "gone", passing=True)
 
     monkeypatch.setattr("lora_trainer.storage.retries.DELAYS_SECONDS", (3600.0,))
-    started = time.monotonic()
     with pytest.raises(InterruptedRunError):
         retrying(fail, stop=stop)
-    assert time.monotonic() - started < 3600

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.trainer.jobs import AJob
 
 from lora_api.exit_codes import ExitCode
 from lora_api.reasons import Reason
 from lora_trainer.recipes.sd15 import StableDiffusion15
-from tests.trainer.jobs import AJob
 
 Losses = type[StableDiffusion15]
 
@@ -69,7 +69,9 @@ def test_a_picture_whose_latents_are_nan_is_named(job: AJob) -> None:
     assert small.run()[0] == ExitCode.OK
     for path in small.workspace.glob("cache/latents/*"):
         tensors = load_file(path)
-        save_file({name: torch.full_like(tensor, torch.nan) for name, tensor in tensors.items()}, path)
+        save_file(
+            {name: torch.full_like(tensor, torch.nan) for name, tensor in tensors.items()}, path
+        )
     code, result = small.with_steps(9).run()
     assert (code, result.reason) == (ExitCode.DIVERGED, Reason.TRAINING_DIVERGED)
     assert "picture-0" in result.message
@@ -105,9 +107,7 @@ def test_a_fault_of_the_program_is_one_sentence_in_the_result(
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_called_a_full_workspace(
-    job: AJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_called_a_full_workspace(job: AJob, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "/workspace/cache/x")
 

@@ -1,4 +1,4 @@
-"""A Stable Diffusion 1.5 in miniature with random weights: the right architecture, made in a second.
+"""A Stable Diffusion 1.5 in miniature with random weights, made in a second.
 
 It draws nothing, but it loads, trains, saves and reloads like the real one.
 """
