@@ -324,9 +324,7 @@ class ASight:
 
     def with_status(self, status: LoRATrainingStatus | None) -> Self:
         training = self.training.with_status(status)
-        return replace(
-            self, training=training, observed=replace(self.observed, run=training.run())
-        )
+        return replace(self, training=training, observed=replace(self.observed, run=training.run()))
 
     def after(self, earlier: ASight, *, now: datetime = NOW) -> Self:
         """The same sight, with the status that an earlier one led to already written."""

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from lora_cluster.light import LightCluster, light_cluster as start_light_cluster
+from lora_cluster.light import LightCluster
+from lora_cluster.light import light_cluster as start_light_cluster
 
 # Two busy cores make any time limit per example a coin toss.
 settings.register_profile("here", deadline=None, max_examples=60)
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="session")
 def light_cluster() -> Iterator[LightCluster]:
-    """etcd and an API server with our CRDs, shared by all tests of the session."""
+    """An etcd and an API server with our CRDs, shared by all tests of the session."""
     with start_light_cluster() as cluster:
         subprocess.run(
             [cluster.binaries / "kubectl", "apply", "-f", ROOT / "crds"],

@@ -73,7 +73,6 @@ class App:
         self._settings = settings
         self._metrics = metrics = Metrics()
         self._cache = cache = Cache()
-        metrics.registry.register(RunCollector(cache))
         self._queue: WorkQueue[Key] = WorkQueue(schedule=Schedule(), clock=time.monotonic)
         metrics.queue_depth.set_function(lambda: len(self._queue))
 
@@ -86,6 +85,7 @@ class App:
             name=settings.lease_name,
             identity=settings.identity,
         )
+        metrics.registry.register(RunCollector(cache, leads=lambda: self._is_leading))
         guard = self._elector.guard if settings.leader_elect else lambda: None
         self._client = client = KubeClient(
             session=self._session, server=connection.server, guard=guard
@@ -130,6 +130,7 @@ class App:
             metrics=metrics,
         )
         self._is_synced = False
+        self._is_leading = False
         self._web = WebServer(
             host=settings.host,
             port=settings.port,
@@ -173,6 +174,7 @@ class App:
         self._start(measure_lag(self._metrics.event_loop_lag_seconds.set), "lag")
         if self._settings.leader_elect:
             await self._elector.acquire()
+        self._is_leading = True
         self._metrics.leader.set(1)
         log("leading", identity=self._settings.identity)
         # Whatever was true when the last leader stopped is looked at once.

@@ -192,4 +192,3 @@ class Elector:
                 "leaseTransitions": old.get("leaseTransitions", 0) + (1 if changes_hands else 0),
             },
         }
-

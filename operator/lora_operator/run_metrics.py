@@ -5,7 +5,7 @@ leave anything behind, and costs nothing while nobody asks.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -36,16 +36,25 @@ def bounded_recipe(recipe: str) -> str:
 class RunCollector(Collector):
     """Turns the cached statuses into gauges."""
 
-    def __init__(self, cache: Cache) -> None:
-        """Read from this cache."""
+    def __init__(self, cache: Cache, *, leads: Callable[[], bool] = lambda: True) -> None:
+        """Read from this cache.
+
+        Args:
+            cache: What is known of the runs.
+            leads: Whether this replica speaks for all; a standby that told the same runs again
+                would double every sum.
+        """
         self._cache = cache
+        self._leads = leads
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """All gauges, as of now."""
+        yield self._cached()
+        if not self._leads():
+            return
         runs = self._cache.all(TRAININGS)
         yield self._by_phase(runs)
         yield self._waiting(runs)
-        yield self._cached()
         yield from _running(runs)
 
     def _by_phase(self, runs: list[Object]) -> GaugeMetricFamily:

@@ -156,7 +156,7 @@ class Operator:
 
     def read(self, path: str) -> str:
         url = f"http://127.0.0.1:{self.port}{path}"
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310
+        with urllib.request.urlopen(url, timeout=5) as answer:
             text: str = answer.read().decode()
             return text
 
@@ -223,14 +223,17 @@ class Stage:
 
     def job(self) -> Object:
         """The run's Job, once it exists."""
-        return eventually(
+        found: Object = eventually(
             lambda: self.api.get(JOBS, self.namespace, job_name(self.name)),
             f"the Job of {self.name} exists",
         )
+        return found
 
     def jobs(self) -> list[Object]:
         return [
-            job for job in self.api.list(JOBS, self.namespace) if self.name in job["metadata"]["name"]
+            job
+            for job in self.api.list(JOBS, self.namespace)
+            if self.name in job["metadata"]["name"]
         ]
 
     def bind_claim(self) -> None:
@@ -305,7 +308,10 @@ class Stage:
                 return None
             return status if reason in {"", self._reason(status)} else None
 
-        return eventually(there, lambda: f"{self.name} is {phase} {reason}; it is {self.status}")
+        status: Object = eventually(
+            there, lambda: f"{self.name} is {phase} {reason}; it is {self.status}"
+        )
+        return status
 
     @staticmethod
     def _reason(status: Object) -> str:

@@ -12,7 +12,8 @@ from tests.api.operator_process import ApiServer, Operator, Stage, eventually
 from tests.builders import a_pod, a_progress, a_training
 
 from lora_api.job import PROGRESS_PORT
-from lora_api.progress import MAX_PROGRESS_BYTES, Stage as TrainerStage
+from lora_api.progress import MAX_PROGRESS_BYTES
+from lora_api.progress import Stage as TrainerStage
 from lora_cluster.light import LightCluster
 
 pytestmark = pytest.mark.api
@@ -30,7 +31,7 @@ class Trainer:
         trainer = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:  # noqa: N802 - the base class's spelling
+            def do_GET(self) -> None:
                 trainer.asked.append(self.path)
                 trainer.authorization = self.headers.get("Authorization")
                 self.send_response(trainer.status)

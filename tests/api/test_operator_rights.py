@@ -24,32 +24,28 @@ ACCOUNT = "lora-operator"
 def restricted_kubeconfig(light_cluster: LightCluster, tmp_path: Path) -> Path:
     """A kubeconfig of the operator's ServiceAccount, bound to the chart's roles."""
 
-    def kubectl(*arguments: str, stdin: str | None = None) -> str:
-        done = subprocess.run(
-            [light_cluster.binaries / "kubectl", f"--kubeconfig={light_cluster.kubeconfig}"]
-            + list(arguments),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+    def program(*arguments: str | Path, stdin: str | None = None) -> str:
+        done = subprocess.run(arguments, input=stdin, capture_output=True, text=True, check=True)
         return done.stdout
 
-    chart = ROOT / "charts/lora-operator"
-    rendered = subprocess.run(
-        [light_cluster.binaries / "helm", "template", "lora-operator", chart]
-        + [f"--namespace={RELEASE_NAMESPACE}", "--kube-version=1.35.4"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    def kubectl(*arguments: str, stdin: str | None = None) -> str:
+        config = f"--kubeconfig={light_cluster.kubeconfig}"
+        return program(light_cluster.binaries / "kubectl", config, *arguments, stdin=stdin)
+
+    rendered = program(
+        *(light_cluster.binaries / "helm", "template", "lora-operator"),
+        *(ROOT / "charts/lora-operator", f"--namespace={RELEASE_NAMESPACE}"),
+        "--kube-version=1.35.4",
+    )
     wanted = [
         document
         for document in yaml.safe_load_all(rendered)
         if document and ("rbac" in document["apiVersion"] or document["kind"] == "ServiceAccount")
     ]
     kubectl("create", "namespace", RELEASE_NAMESPACE)
-    kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": wanted}))
+    kubectl(
+        "apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": wanted})
+    )
     token = kubectl("create", "token", ACCOUNT, f"--namespace={RELEASE_NAMESPACE}").strip()
     config: dict[str, Any] = yaml.safe_load(light_cluster.kubeconfig.read_text())
     config["users"] = [{"name": "operator", "user": {"token": token}}]

@@ -68,7 +68,8 @@ def sights(draw: st.DrawFn) -> ASight:
         sight = sight.with_job(draw(jobs()), draw(st.none() | words))
         found = draw(st.lists(pods(), max_size=3, unique_by=lambda pod: pod.name))
         sight = sight.with_pods(*sorted(found, key=lambda pod: -pod.age.total_seconds()))
-        if found and draw(st.booleans()):
+        tells: bool = draw(st.booleans())
+        if found and tells:
             stage = draw(st.sampled_from(list(Stage)))
             sight = sight.with_progress(stage, draw(st.integers(0, 200)))
     elif draw(st.booleans()):

@@ -230,6 +230,15 @@ def test_figures_about_runs_come_and_go_with_the_runs() -> None:
     assert 'name="anna"' not in generate_latest(metrics.registry).decode()
 
 
+def test_a_standby_does_not_tell_the_runs_a_second_time() -> None:
+    metrics, cache = Metrics(), Cache()
+    metrics.registry.register(RunCollector(cache, leads=lambda: False))
+    cache.put(TRAININGS, a_training().stored())
+    shown = generate_latest(metrics.registry).decode()
+    assert "loratraining_runs{" not in shown
+    assert 'lora_operator_cached_objects{resource="loratrainings"} 1.0' in shown
+
+
 def test_users_cannot_make_up_label_values() -> None:
     metrics, cache = Metrics(), Cache()
     metrics.registry.register(RunCollector(cache))

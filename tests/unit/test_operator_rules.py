@@ -81,7 +81,9 @@ ROWS: dict[str, Row] = {
         says=("Job anna-train", "starts by itself"),
     ),
     "a quota that refuses the Job is quoted": Row(
-        sight=seen().with_claim().job_refused(
+        sight=seen()
+        .with_claim()
+        .job_refused(
             Refusal.CREATION_REFUSED, "exceeded quota: jobs, requested: 1, used: 2, limited: 2"
         ),
         phase=Phase.PENDING,
