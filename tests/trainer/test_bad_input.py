@@ -29,6 +29,11 @@ class Case:
     words: tuple[str, ...]
 
 
+def _delete(*paths: Path) -> None:
+    for path in paths:
+        path.unlink()
+
+
 def _truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-60])
 
@@ -59,7 +64,7 @@ def _many_faults(folder: Path) -> None:
 
 DATASETS: dict[str, Case] = {
     "two pictures where three are needed": Case(
-        lambda folder: [(folder / f"picture-0{i}.png").unlink() for i in (2, 3, 4)],
+        lambda folder: _delete(*(folder / f"picture-0{i}.png" for i in (2, 3, 4))),
         Reason.TOO_FEW_IMAGES,
         ("2 pictures", "dataset.minImages is 3"),
     ),
@@ -69,7 +74,7 @@ DATASETS: dict[str, Case] = {
         ("21 pictures", "dataset.maxImages is 20"),
     ),
     "an empty folder": Case(
-        lambda folder: [path.unlink() for path in folder.iterdir()],
+        lambda folder: _delete(*folder.iterdir()),
         Reason.OBJECT_NOT_FOUND,
         ("dataset.uri", "nothing lies"),
     ),
@@ -149,7 +154,7 @@ BASES: dict[str, Case] = {
         ("vae/diffusion_pytorch_model.safetensors", "cut off"),
     ),
     "two components missing": Case(
-        lambda folder: [shutil.rmtree(folder / "vae"), shutil.rmtree(folder / "tokenizer")],
+        lambda folder: _delete(*folder.glob("vae/*"), *folder.glob("tokenizer/*")),
         Reason.BASE_MODEL_INVALID,
         ("vae/ is missing", "tokenizer/ is missing"),
     ),

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
-from safetensors.torch import load_file, safe_open
+from safetensors import safe_open
+from safetensors.torch import load_file
 from tests.trainer.jobs import AJob
 
 from lora_api.result import Outcome, Result

@@ -67,7 +67,7 @@ def test_a_passing_fault_is_tried_four_times_and_a_lasting_one_once(
 ) -> None:
     monkeypatch.setattr("lora_trainer.storage.retries.DELAYS_SECONDS", (0.0, 0.0, 0.0))
     for passing, tries in ((True, 4), (False, 1)):
-        calls = []
+        calls: list[int] = []
 
         def fail(passing: bool = passing, calls: list[int] = calls) -> None:
             calls.append(1)

@@ -103,9 +103,12 @@ def test_places_and_prompts_do_not_shape_the_weights_but_settings_and_data_do() 
     def digest(data: str = "d", **changes: Any) -> str:  # noqa: ANN401
         return plan_of(**changes).inputs_digest(data, "b")
 
-    same = [{"output": {"uri": "file:///elsewhere"}}, {"validation": {"prompts": ["x"]}}]
+    same: list[dict[str, Any]] = [
+        {"output": {"uri": "file:///elsewhere"}},
+        {"validation": {"prompts": ["x"]}},
+    ]
     assert {digest(**changes) for changes in same} == {digest()}
-    other = [{"network": {"rank": 3}}, {"optimization": {"seed": 1}}]
+    other: list[dict[str, Any]] = [{"network": {"rank": 3}}, {"optimization": {"seed": 1}}]
     assert len({digest(), digest("e"), *(digest(**changes) for changes in other)}) == 4
 
 
