@@ -18,7 +18,13 @@ from lora_cluster.commands import host_components
 from lora_cluster.containerd import ImageStore
 from lora_cluster.control import ask
 from lora_cluster.errors import ClusterError
-from lora_cluster.images import archive_or_reference, full_name, image_folder, system_images
+from lora_cluster.images import (
+    archive_or_reference,
+    full_name,
+    image_folder,
+    system_folder,
+    system_images,
+)
 from lora_cluster.layout import Layout, Record, find_checkout, load_record, new_keys
 from lora_cluster.pki import issue_all
 from lora_cluster.progress import say
@@ -138,7 +144,7 @@ class HostProvider:
         if not kubelet["wanted"]:
             store.remove_containers()
         for reference in system_images(self._layout.state / "bin"):
-            store.send(image_folder(), reference=reference, names=[reference])
+            store.send(system_folder(), reference=reference, names=[reference])
         if not kubelet["wanted"]:
             ask(self._layout, {"op": "start", "component": "kubelet"})
         ready.component("apiserver")
@@ -221,10 +227,15 @@ class HostProvider:
         say(f"{full_name(reference)}: {sent / 1e6:.1f} MB of new layers loaded")
 
     def control(self, operation: str, component: str, *, signal: int) -> str:
-        """Pass on to the supervisor."""
-        self._record()
-        answer = ask(self._layout, {"op": operation, "component": component, "signal": signal})
-        return f"{component}: {'running' if answer['running'] else 'not running'}"
+        """Pass on to the supervisor; `start` and `restart` return when the component answers."""
+        record = self._record()
+        ask(self._layout, {"op": operation, "component": component, "signal": signal})
+        if operation in ("start", "restart"):
+            Readiness(self._layout, record).component(component)
+            return f"{component} runs"
+        if operation == "stop":
+            return f"{component} is down until `start {component}`"
+        return f"{component} got signal {signal}; if it dies, it is restarted"
 
     def log_file(self, component: str) -> Path:
         """The component's log in the state folder."""

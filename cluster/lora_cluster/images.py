@@ -30,8 +30,13 @@ APPLETS = (
 
 
 def image_folder() -> OciFolder:
-    """Where built images wait to be loaded."""
+    """Where images that buildah built wait to be loaded."""
     return OciFolder(cache_folder() / "oci")
+
+
+def system_folder() -> OciFolder:
+    """Where the cluster's own images lie: apart, so that `up` never waits for somebody's build."""
+    return OciFolder(cache_folder() / "system-images")
 
 
 def system_images(binaries: Path) -> list[str]:
@@ -57,12 +62,15 @@ def system_images(binaries: Path) -> list[str]:
             command=["/bin/local-path-provisioner"],
         ),
     ]
-    folder = image_folder()
-    marker = folder.path / f"system-{binaries.resolve().name}"
+    folder = system_folder()
+    marker = folder.path / f"from-{binaries.resolve().name}"
     if not marker.exists():
-        with locked(cache_folder() / "oci.lock"):
+        with locked(cache_folder() / "system-images.lock"):
             for spec in specs:
                 folder.add(spec)
+            folder.keep_only(lambda _: True)  # drops the blobs of earlier builds
+            for stale in folder.path.glob("from-*"):
+                stale.unlink()
             marker.touch()
     return [spec.reference for spec in specs]
 
