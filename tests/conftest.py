@@ -1,6 +1,6 @@
 """Fixtures that tests of several kinds share; objects are built in builders.py."""
 
-import os
+import contextlib
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,26 +18,22 @@ settings.load_profile("here")
 ROOT = Path(__file__).parents[1]
 
 
+@contextlib.contextmanager
+def start_with_crds(*, controller_manager: bool = False) -> Iterator[LightCluster]:
+    """A fresh API server that serves our kinds."""
+    with start_light_cluster(controller_manager=controller_manager) as cluster:
+        kubectl = [str(cluster.binaries / "kubectl"), f"--kubeconfig={cluster.kubeconfig}"]
+        crd = "crd/loratrainings.loratraining.dev"
+        for arguments in (
+            ["apply", "-f", str(ROOT / "crds")],
+            ["wait", "--for=condition=Established", crd, "--timeout=30s"],
+        ):
+            subprocess.run([*kubectl, *arguments], check=True, capture_output=True)
+        yield cluster
+
+
 @pytest.fixture(scope="session")
 def light_cluster() -> Iterator[LightCluster]:
     """An etcd and an API server with our CRDs, shared by all tests of the session."""
-    with start_light_cluster() as cluster:
-        subprocess.run(
-            [cluster.binaries / "kubectl", "apply", "-f", ROOT / "crds"],
-            env={**os.environ, "KUBECONFIG": str(cluster.kubeconfig)},
-            check=True,
-            capture_output=True,
-        )
-        subprocess.run(
-            [
-                cluster.binaries / "kubectl",
-                "wait",
-                "--for=condition=Established",
-                "crd/loratrainings.loratraining.dev",
-                "--timeout=30s",
-            ],
-            env={**os.environ, "KUBECONFIG": str(cluster.kubeconfig)},
-            check=True,
-            capture_output=True,
-        )
+    with start_with_crds() as cluster:
         yield cluster

@@ -1,0 +1,157 @@
+"""With the real controllers: how Jobs really fail, are refused, and are collected as garbage."""
+
+import functools
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from tests.api.operator_process import ApiServer, Object, Operator, Stage, eventually
+from tests.builders import a_bad_result, a_good_result, a_pod, a_training
+from tests.conftest import start_with_crds
+
+from lora_operator.kube.resources import CLAIMS, JOBS, PODS, TRAININGS, Resource
+
+pytestmark = pytest.mark.api
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[ApiServer]:
+    with start_with_crds(controller_manager=True) as cluster:
+        api = ApiServer(cluster.kubeconfig)
+        # Pods on a node that does not exist would be collected.
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1"}}
+        api.request("POST", "/api/v1/nodes", node)
+        yield api
+
+
+@pytest.fixture(scope="module")
+def operator(api: ApiServer) -> Iterator[Operator]:
+    process = Operator(api.kubeconfig, "--no-leader-elect").start()
+    yield process
+    process.kill()
+
+
+@pytest.fixture
+def stage(api: ApiServer, operator: Operator) -> Stage:
+    del operator  # has to run
+    name = f"ns-{uuid.uuid4().hex[:8]}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    namespace["metadata"] = {"name": name, "labels": labels}
+    api.request("POST", "/api/v1/namespaces", namespace)
+    path = f"/api/v1/namespaces/{name}/serviceaccounts/default"
+    eventually(lambda: exists(api, path), "the namespace is usable")
+    return Stage(api, a_training().in_namespace(name))
+
+
+def exists(api: ApiServer, path: str) -> bool:
+    try:
+        api.request("GET", path)
+    except OSError:
+        return False
+    return True
+
+
+def is_empty(stage: Stage, resource: Resource) -> bool:
+    return not stage.api.list(resource, stage.namespace)
+
+
+def pods_of(stage: Stage) -> list[Object]:
+    return [
+        pod
+        for pod in stage.api.list(PODS, stage.namespace)
+        if "deletionTimestamp" not in pod["metadata"]
+    ]
+
+
+def the_pod(stage: Stage, *, after: int = 0) -> str:
+    """Name of the newest pod, once there are more than `after`."""
+
+    def newest() -> str | None:
+        pods = pods_of(stage)
+        if len(pods) <= after:
+            return None
+        pods.sort(key=lambda pod: int(pod["metadata"]["resourceVersion"]))
+        waiting = [pod for pod in pods if pod["status"]["phase"] == "Pending"]
+        name: str | None = waiting[-1]["metadata"]["name"] if waiting else None
+        return name
+
+    name: str = eventually(newest, "the Job controller made a pod")
+    return name
+
+
+def test_a_restricted_namespace_admits_the_pod_and_the_job_completes(stage: Stage) -> None:
+    stage.apply()
+    pod = a_pod().named(the_pod(stage))
+    stage.is_in("Pending", "PodPending")
+    stage.bind_pod(pod)
+    stage.set_pod(pod.running())
+    stage.is_in("Starting", "Running")
+    stage.set_pod(pod.ended(0, a_good_result()))
+    assert stage.is_in("Completed")["attempts"] == 1
+
+
+def test_bad_input_is_not_tried_again(stage: Stage) -> None:
+    stage.apply()
+    pod = a_pod().named(the_pod(stage))
+    stage.bind_pod(pod)
+    stage.set_pod(pod.ended(65, a_bad_result()))
+    status = stage.is_in("Failed", "TooFewImages")
+    assert status["attempts"] == 1
+    assert stage.job()["status"]["conditions"][-1]["reason"] == "PodFailurePolicy"
+
+
+def test_a_crash_is_tried_again(stage: Stage) -> None:
+    stage.apply()
+    first = a_pod().named(the_pod(stage))
+    stage.bind_pod(first)
+    stage.set_pod(first.ended(1, "RuntimeError: boom"))
+    assert "RuntimeError: boom" in stage.is_in("Pending", "Retrying")["message"]
+    # The Job controller waits ten seconds before the second attempt.
+    second = a_pod().named(the_pod(stage, after=1))
+    stage.bind_pod(second)
+    stage.set_pod(second.ended(0, a_good_result()))
+    status = stage.is_in("Completed")
+    assert status["attempts"] == 2
+    assert status["podName"] == second.name
+
+
+def test_a_quota_on_pods_is_explained_by_the_jobs_events(stage: Stage) -> None:
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "no-pods"},
+        "spec": {"hard": {"pods": "0"}},
+    }
+    path = f"/api/v1/namespaces/{stage.namespace}/resourcequotas"
+    stage.api.request("POST", path, quota)
+    eventually(
+        lambda: "hard" in stage.api.request("GET", f"{path}/no-pods").get("status", {}),
+        "the quota counts",
+    )
+    stage.apply()
+    status = stage.is_in("Pending", "PodCreationRefused")
+    assert "exceeded quota: no-pods" in status["message"]
+
+
+def test_a_storage_class_that_does_not_exist_is_named(api: ApiServer, stage: Stage) -> None:
+    stage = Stage(api, stage.training.with_storage_class("fast"))
+    stage.apply()
+    status = stage.is_in("Pending", "WorkspacePending")
+    assert '"fast" not found' in status["message"]
+    assert "spec.workspace.storageClassName" in status["message"]
+
+
+def test_a_deleted_run_takes_its_children_along_while_no_operator_lives(
+    stage: Stage, operator: Operator
+) -> None:
+    stage.apply()
+    the_pod(stage)
+    operator.kill()
+    try:
+        stage.api.delete(TRAININGS, stage.namespace, stage.name)
+        # A claim that a pod used is kept by its protection until the pod is gone.
+        for resource in (JOBS, PODS, CLAIMS):
+            eventually(functools.partial(is_empty, stage, resource), f"no {resource.plural} left")
+    finally:
+        operator.start()
