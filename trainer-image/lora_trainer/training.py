@@ -185,7 +185,12 @@ def train(session: Session) -> None:
         on_first_step=lambda: log.info("first step", seconds=context.seconds_since_start()),
     )
     trainer.run()
-    log.info("trained", steps=session.total_steps, loss=context.board.loss or 0.0)
+    log.info(
+        "trained",
+        steps=session.total_steps,
+        loss=context.board.loss,
+        seconds=context.seconds_since_start(),
+    )
     context.workspace.mark(Stage.TRAIN, {"loss": context.board.loss})
 
 
