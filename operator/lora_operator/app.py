@@ -17,7 +17,7 @@ import aiohttp
 from lora_operator.actions import Actor
 from lora_operator.api_watch import ApiWatch
 from lora_operator.cache import Cache, Key, key_of
-from lora_operator.errors import OperatorError, UnavailableError
+from lora_operator.errors import ApiError, OperatorError
 from lora_operator.feed import Feed
 from lora_operator.kube.client import KubeClient
 from lora_operator.kube.credentials import Connection, connect
@@ -194,7 +194,7 @@ class App:
                 if await self._client.serves(TRAININGS):
                     return True
                 problem = "the CRD loratrainings.loratraining.dev is not installed"
-            except UnavailableError as error:
+            except ApiError as error:
                 problem = error.message
             if not told:
                 log("waiting for the API server", level=logging.WARNING, message=problem)
