@@ -51,7 +51,7 @@ def build(kind: str) -> str:
         say(f"{reference} is built already")
         return reference
     say(f"building {reference}")
-    with locked(cache_folder() / "oci.lock"):
+    with locked(cache_folder() / "images.lock"):
         _buildah(
             "build",
             "--layers",
@@ -78,18 +78,28 @@ def _is_wanted(name: str, *, kind: str, reference: str) -> bool:
 
 
 def export(reference: str) -> bool:
-    """Push an image of buildah's to the image folder, uncompressed; False when there is none."""
+    """Copy an image of buildah's to the image folder; False when there is none.
+
+    Layers stay uncompressed: packing gigabytes to unpack them on the same machine takes minutes.
+    Layers that the folder has are not copied again.
+    """
     if not shutil.which("buildah") or not _has_image(reference):
         return False
+    packages.ensure(packages.FOR_IMAGES)
     target = image_folder().path
     target.mkdir(parents=True, exist_ok=True)
-    _buildah(
-        "push",
-        "--disable-compression",
-        "--quiet",
-        reference,
-        f"oci:{target}:{reference}",
-        log="image-push.log",
+    _logged(
+        [
+            "skopeo",
+            "--insecure-policy",
+            "--tmpdir",
+            str(cache_folder()),
+            "copy",
+            "--dest-oci-accept-uncompressed-layers",
+            f"containers-storage:[overlay@{_store()}/root+{_store()}/run]{reference}",
+            f"oci:{target}:{reference}",
+        ],
+        log="image-export.log",
     )
     return True
 
@@ -158,8 +168,12 @@ def _has_image(reference: str) -> bool:
 
 
 def _base_command() -> list[str]:
-    store = cache_folder() / "buildah"
+    store = _store()
     return ["buildah", "--root", str(store / "root"), "--runroot", str(store / "run")]
+
+
+def _store() -> Path:
+    return cache_folder() / "buildah"
 
 
 def _environment() -> dict[str, str]:

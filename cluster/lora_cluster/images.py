@@ -31,7 +31,7 @@ APPLETS = (
 
 def image_folder() -> OciFolder:
     """Where images that buildah built wait to be loaded."""
-    return OciFolder(cache_folder() / "oci")
+    return OciFolder(cache_folder() / "images")
 
 
 def system_folder() -> OciFolder:

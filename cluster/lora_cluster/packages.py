@@ -23,7 +23,7 @@ FOR_HOST = {
     "nsenter": "util-linux",
     "modprobe": "kmod",
 }
-FOR_IMAGES = {"buildah": "buildah", "mmdebstrap": "mmdebstrap"}
+FOR_IMAGES = {"buildah": "buildah", "mmdebstrap": "mmdebstrap", "skopeo": "skopeo"}
 SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
 
 

@@ -10,20 +10,18 @@ from lora_cluster.errors import ClusterError
 
 
 def create_user(environment: dict[str, str], options: argparse.Namespace) -> None:
-    """Make an account, and the owner of the buckets in `options.owns`, through the admin API."""
-    _admin(
-        environment,
-        [
-            "create-user",
-            f"--access={options.access_key}",
-            f"--secret={options.secret_key}",
-            f"--role={options.role}",
-        ],
-    )
+    """Make or change an account and give it the buckets in `options.owns`."""
+    account = [f"--access={options.access_key}", f"--secret={options.secret_key}"]
+    account.append(f"--role={options.role}")
+    try:
+        _admin(environment, ["create-user", *account])
+    except ClusterError as error:
+        if "XAdminUserExists" not in error.message:
+            raise
+        _admin(environment, ["update-user", *account])
     for bucket in options.owns:
-        _admin(
-            environment, ["change-bucket-owner", "--bucket", bucket, "--owner", options.access_key]
-        )
+        owner = [f"--bucket={bucket}", f"--owner={options.access_key}"]
+        _admin(environment, ["change-bucket-owner", *owner])
 
 
 def _admin(environment: dict[str, str], argv: list[str]) -> None:
