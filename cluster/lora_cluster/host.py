@@ -25,7 +25,14 @@ from lora_cluster.images import (
     system_folder,
     system_images,
 )
-from lora_cluster.layout import Layout, Record, find_checkout, load_record, new_keys
+from lora_cluster.layout import (
+    Layout,
+    Record,
+    find_checkout,
+    load_record,
+    new_keys,
+    readable_record,
+)
 from lora_cluster.pki import issue_all
 from lora_cluster.progress import say
 from lora_cluster.readiness import Readiness
@@ -154,7 +161,7 @@ class HostProvider:
 
     def down(self) -> None:
         """End all processes, then remove what they left; works on wreckage, too."""
-        record = load_record_or_none(self._layout)
+        record = readable_record(self._layout)
         if record and namespaces.is_alive(record):
             with contextlib.suppress(ClusterError, OSError):
                 ask(self._layout, {"op": "stop", "component": "kubelet", "signal": signals.SIGKILL})
@@ -252,14 +259,6 @@ class HostProvider:
                 "NotRunning", f"there is no cluster {self._layout.name!r}; start it with `up`."
             )
         return record
-
-
-def load_record_or_none(layout: Layout) -> Record | None:
-    """The record, or None where it is missing or damaged: `down` must work all the same."""
-    try:
-        return load_record(layout)
-    except ClusterError:
-        return None
 
 
 def _listen(preferred: int) -> tuple[socket.socket, int]:

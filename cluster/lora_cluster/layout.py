@@ -101,6 +101,14 @@ def load_record(layout: Layout) -> Record | None:
         ) from error
 
 
+def readable_record(layout: Layout) -> Record | None:
+    """The record, or None where it is missing or damaged: `down` must work all the same."""
+    try:
+        return load_record(layout)
+    except ClusterError:
+        return None
+
+
 def cache_folder() -> Path:
     """Builds, images and downloads, shared by all checkouts of this user."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")

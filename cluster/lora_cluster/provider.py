@@ -44,10 +44,10 @@ def choose(kind: str, layout: Layout) -> Provider:
     """The provider by name; `auto` keeps what is up, else takes kind where Docker answers."""
     from lora_cluster.host import HostProvider  # noqa: PLC0415 - providers import what they alone need
     from lora_cluster.kind import KindProvider  # noqa: PLC0415
-    from lora_cluster.layout import load_record  # noqa: PLC0415
+    from lora_cluster.layout import readable_record  # noqa: PLC0415
 
     if kind == "auto":
-        record = load_record(layout)
+        record = readable_record(layout)
         kind = record.provider if record else ("kind" if docker_answers() else "host")
     if kind == "host":
         return HostProvider(layout)
