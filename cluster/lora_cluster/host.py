@@ -147,7 +147,7 @@ class HostProvider:
         ready = Readiness(self._layout, record)
         ready.component("containerd")
         kubelet = next(c for c in ready.components() if c["name"] == "kubelet")
-        store = ImageStore(record)
+        store = ImageStore(self._layout, record)
         if not kubelet["wanted"]:
             store.remove_containers()
         for reference in system_images(self._layout.state / "bin"):
@@ -166,7 +166,7 @@ class HostProvider:
             with contextlib.suppress(ClusterError, OSError):
                 ask(self._layout, {"op": "stop", "component": "kubelet", "signal": signals.SIGKILL})
                 namespaces.kill_cgroup(self._layout.name)
-                ImageStore(record).remove_containers()
+                ImageStore(self._layout, record).remove_containers()
             namespaces.kill_everything(record)
         self._sweep()
         shutil.rmtree(self._layout.state, ignore_errors=True)
@@ -225,7 +225,7 @@ class HostProvider:
     def load_image(self, image: str) -> None:
         """Send an image to containerd, layers it lacks only."""
         record = self._record()
-        store = ImageStore(record)
+        store = ImageStore(self._layout, record)
         archive, reference = archive_or_reference(image)
         if archive:
             say(store.import_archive(archive).strip())

@@ -37,7 +37,9 @@ def cgroup_folders(name: str) -> list[Path]:
     if (CGROUPS / "cgroup.controllers").exists():
         return [CGROUPS / cgroup_name(name)]
     hierarchies = {path.resolve() for path in CGROUPS.iterdir() if path.is_dir()}
-    return sorted(path / cgroup_name(name) for path in hierarchies if (path / "cgroup.procs").exists())
+    return sorted(
+        path / cgroup_name(name) for path in hierarchies if (path / "cgroup.procs").exists()
+    )
 
 
 def make_cgroups(name: str) -> None:
