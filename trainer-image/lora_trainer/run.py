@@ -72,8 +72,8 @@ def run_job(
 
 def _make_result(context: Context) -> None:
     """All stages between the plan and a complete result folder."""
-    _import_ahead()
     plan, board, workspace = context.plan, context.board, context.workspace
+    _import_ahead(plan.job.recipe)
     board.enter(Stage.FETCH)
     storage = open_storage(plan.job.dataset.uri, field="dataset.uri", stop=context.stop)
     source = open_storage(plan.job.base_model.uri, field="baseModel.uri", stop=context.stop)
@@ -90,18 +90,18 @@ def _make_result(context: Context) -> None:
     context.stop.check("fetching the base model")
 
     # From here on torch is needed; the import has been running since the top of this function.
-    from lora_trainer import training
+    from lora_trainer import results, training
 
     session = training.open_session(context, dataset, base)
     training.cache_inputs(session)
     saved = workspace.done(Stage.SAVE)
     if saved is None or saved.get("inputs") != session.inputs:
         training.train(session)
-        training.save_and_verify(session)
+        results.save_and_verify(session)
     else:
         board.restore_loss(saved["loss"])
         board.expect(session.total_steps, done=session.total_steps)
-    training.sample_and_score(session)
+    results.sample_and_score(session)
 
 
 def _read_dataset(context: Context, storage: Storage) -> Dataset:
@@ -162,14 +162,17 @@ def _succeeded(context: Context) -> Result:
     )
 
 
-def _import_ahead() -> None:
+def _import_ahead(recipe: str) -> None:
     """Import torch and the models in the background while files are fetched.
 
     Imports take longer than fetching a small model; whoever needs a module first waits for it.
+
+    Args:
+        recipe: Name of the recipe.
     """
 
     def work() -> None:
-        for module in ("torch", "lora_trainer.training"):
+        for module in ("torch", "lora_trainer.results", RECIPES[recipe].module):
             try:
                 import_module(module)
             except Exception:  # the stage that needs it will fail with the real error

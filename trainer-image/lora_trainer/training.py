@@ -1,4 +1,4 @@
-"""The stages that need torch: load, cache, train, save, sample.
+"""The stages up to the last step: load, cache, train; and the session that they share.
 
 A module of its own because importing it imports torch: run.py gets here only when there is
 something to train or draw.
@@ -8,30 +8,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors.torch import save
 
 from lora_api.progress import Stage
 from lora_api.reasons import Reason
 from lora_api.settings import Precision
-from lora_api.training import ArtifactStatus, ValidationStatus
 from lora_trainer import log
 from lora_trainer.basemodel import BaseModel
 from lora_trainer.cache import Cache, fill_cache
 from lora_trainer.context import Context
 from lora_trainer.dataset import Dataset
-from lora_trainer.disk import sha256_of_file, write_atomically, write_bytes, write_json
 from lora_trainer.environment import threads
 from lora_trainer.errors import TrainerError
-from lora_trainer.kohya import with_metadata
 from lora_trainer.loop import EMPTY_CAPTION, Trainer
-from lora_trainer.lora import RELOADED, activate, attach, find_layers, read_weights
-from lora_trainer.publish import CONFIG, MODEL, REPORT, SHEET
+from lora_trainer.lora import attach, find_layers
 from lora_trainer.recipes import Recipe, load_recipe
-from lora_trainer.report import Facts, file_metadata, make_report, settings_of
-from lora_trainer.sample import Drawn, draw_samples, planned_samples
-from lora_trainer.score import held_out_score
-from lora_trainer.sheet import SheetText, make_sheet
-from lora_trainer.verify import reload_and_compare
+from lora_trainer.report import Facts
 
 _DTYPES = {
     Precision.FP32: torch.float32,
@@ -158,7 +149,7 @@ def train(session: Session) -> None:
     """Train from the newest checkpoint to the last step."""
     context, job = session.context, session.context.plan.job
     context.board.enter(Stage.TRAIN)
-    denoiser = _load_denoiser(session)
+    denoiser = load_denoiser(session)
     parameters = attach(
         denoiser,
         session.layers,
@@ -194,119 +185,11 @@ def train(session: Session) -> None:
     context.workspace.mark(Stage.TRAIN, {"loss": context.board.loss})
 
 
-def save_and_verify(session: Session) -> None:
-    """Write the LoRA, read it back, compare, and only then call it saved."""
-    context = session.context
-    context.board.enter(Stage.SAVE)
-    denoiser = _require(session)
-    weights = read_weights(denoiser)
-    tensors = session.recipe.to_file(weights, alpha=context.plan.alpha)
-    metadata = file_metadata(session.facts())
-    context.workspace.clear_result()  # an earlier job's samples must not pass for this one's
-    path = context.workspace.root / "unverified" / MODEL
-    write_bytes(path, with_metadata(save(tensors), metadata))
-    reload_and_compare(
-        session.recipe,
-        denoiser,
-        path,
-        sample=session.dataset.training[0],
-        cache=session.cache,
-        device=session.device,
-    )
-    write_json(context.workspace.result / CONFIG, settings_of(session.facts()))
-    path.replace(context.workspace.result / MODEL)
-    log.info("saved and reloaded", keys=len(tensors), layers=len(session.layers))
-    context.workspace.mark(Stage.SAVE, {"loss": context.board.loss, "inputs": session.inputs})
-
-
-def sample_and_score(session: Session) -> tuple[ArtifactStatus, ValidationStatus]:
-    """Draw base beside base + LoRA, measure both, and write sheet and report."""
-    context = session.context
-    context.board.enter(Stage.SAMPLE)
-    folder = context.workspace.result
-    if session.denoiser is None:  # an earlier attempt trained and saved
-        session.recipe.attach_file(_load_denoiser(session), folder / MODEL, name=RELOADED)
-        activate(_require(session), RELOADED)
-    denoiser = _require(session).eval()
-    drawn = planned_samples(folder / "samples", session.prompts, context.plan.job.validation)
-    draw_samples(
-        session.recipe.sampler(denoiser, device=session.device),
-        denoiser,
-        drawn,
-        session.cache,
-        settings=context.plan.job.validation,
-        resolution=context.plan.resolution,
-        board=context.board,
-        stop=context.stop,
-    )
-    score = held_out_score(
-        session.recipe,
-        denoiser,
-        session.dataset.held_out,
-        session.cache,
-        device=session.device,
-        stop=context.stop,
-    )
-    artifact = _artifact(session)
-    _write_sheet(session, drawn, score)
-    report = make_report(
-        session.facts(), artifact, score, drawn, loss=context.board.loss, folder=folder
-    )
-    write_json(folder / REPORT, report)
-    marker = {
-        "artifact": artifact.model_dump(mode="json", by_alias=True),
-        "validation": score.model_dump(mode="json", by_alias=True),
-        "loss": context.board.loss,
-        "steps": session.total_steps,
-    }
-    context.workspace.mark(Stage.SAMPLE, marker)
-    return artifact, score
-
-
-def _artifact(session: Session) -> ArtifactStatus:
-    path = session.context.workspace.result / MODEL
-    output = session.context.plan.job.output.uri.rstrip("/")
-    return ArtifactStatus(
-        uri=f"{output}/{MODEL}",
-        digest=f"sha256:{sha256_of_file(path)}",
-        size_bytes=path.stat().st_size,
-        format="kohya",
-        contact_sheet_uri=f"{output}/{SHEET}",
-        report_uri=f"{output}/{REPORT}",
-    )
-
-
-def _write_sheet(session: Session, drawn: list[Drawn], score: ValidationStatus) -> None:
-    job = session.context.plan.job
-    parts = [
-        job.recipe,
-        f"rank {job.network.rank}",
-        f"{session.total_steps} steps",
-        f"batch {job.optimization.batch_size}",
-    ]
-    if score.base_loss is not None and score.lora_loss is not None:
-        parts.append(
-            f"held-out loss {score.base_loss:.4f} (base) to {score.lora_loss:.4f} (base + LoRA)"
-        )
-    sheet = make_sheet(
-        SheetText(title=job.name, subtitle=", ".join(parts)),
-        [sample.picture.path for sample in session.dataset.training],
-        drawn,
-    )
-    path = session.context.workspace.result / SHEET
-    write_atomically(path, lambda temporary: sheet.save(temporary, format="PNG"))
-
-
-def _load_denoiser(session: Session) -> torch.nn.Module:
+def load_denoiser(session: Session) -> torch.nn.Module:
+    """Load the base model's denoiser into the session."""
     session.denoiser = session.recipe.load_denoiser(
         device=session.device, dtype=_DTYPES[session.precision]
     )
-    return session.denoiser
-
-
-def _require(session: Session) -> torch.nn.Module:
-    if session.denoiser is None:
-        raise RuntimeError("the denoiser is loaded by the training stage")
     return session.denoiser
 
 

@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from PIL import Image
+from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging
 
 from lora_api.reasons import Reason
 from lora_trainer.basemodel import BaseModel
@@ -38,8 +47,6 @@ class StableDiffusion15:
     """The recipe `sd15` for one base model."""
 
     def __init__(self, base: BaseModel) -> None:
-        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
         self._base = base
         self._schedule: Any = DDPMScheduler.from_config(base.configs["scheduler"])
         self._levels = int(self._schedule.config.num_train_timesteps)
@@ -47,16 +54,12 @@ class StableDiffusion15:
 
     def skeleton(self) -> torch.nn.Module:
         """The UNet on the meta device."""
-        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
         with torch.device("meta"):
             unet: torch.nn.Module = UNet2DConditionModel.from_config(self._base.configs["unet"])
         return unet
 
     def load_denoiser(self, *, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
         """The UNet, frozen."""
-        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
         return _load(UNet2DConditionModel, self._base, "unet", device=device, dtype=dtype)
 
     def load_picture_encoder(self, *, device: torch.device) -> PictureEncoder:
@@ -156,9 +159,6 @@ class _Vae:
 
 class _Clip:
     def __init__(self, base: BaseModel, device: torch.device) -> None:
-        from transformers import CLIPTextModel, CLIPTokenizer
-        from transformers.utils import logging
-
         logging.disable_progress_bar()
         self._device = device
         self._tokenizer: Any = CLIPTokenizer.from_pretrained(base.folder / "tokenizer")
@@ -196,8 +196,6 @@ class _Clip:
 
 class _PipelineSampler:
     def __init__(self, base: BaseModel, denoiser: torch.nn.Module, device: torch.device) -> None:
-        from diffusers import DPMSolverMultistepScheduler
-
         self._device = device
         self._pipeline = _pipeline(
             denoiser,
@@ -263,15 +261,11 @@ def _load(
 
 
 def _load_vae(base: BaseModel, device: torch.device) -> Any:
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
     return _load(AutoencoderKL, base, "vae", device=device, dtype=torch.float32)
 
 
 def _pipeline(denoiser: torch.nn.Module, *, vae: Any = None, scheduler: Any = None) -> Any:
     """The pipeline without the parts that are not needed."""
-    from diffusers import StableDiffusionPipeline
-
     pipeline: Any = StableDiffusionPipeline(
         vae=vae,
         text_encoder=None,

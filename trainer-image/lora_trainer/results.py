@@ -1,0 +1,131 @@
+"""The stages after training: save, read back, draw, score, and the documents beside the weights.
+
+A module of its own beside training.py because a restart may begin here: what it needs comes from
+files, never from the training that went before.
+"""
+
+import torch
+from safetensors.torch import save
+
+from lora_api.progress import Stage
+from lora_api.training import ArtifactStatus, ValidationStatus
+from lora_trainer import log
+from lora_trainer.disk import sha256_of_file, write_atomically, write_bytes, write_json
+from lora_trainer.kohya import with_metadata
+from lora_trainer.lora import RELOADED, activate, read_weights
+from lora_trainer.publish import CONFIG, MODEL, REPORT, SHEET
+from lora_trainer.report import file_metadata, make_report, settings_of
+from lora_trainer.sample import Drawn, draw_samples, planned_samples
+from lora_trainer.score import held_out_score
+from lora_trainer.sheet import SheetText, make_sheet
+from lora_trainer.training import Session, load_denoiser
+from lora_trainer.verify import reload_and_compare
+
+
+def save_and_verify(session: Session) -> None:
+    """Write the LoRA, read it back, compare, and only then call it saved."""
+    context = session.context
+    context.board.enter(Stage.SAVE)
+    denoiser = _require(session)
+    weights = read_weights(denoiser)
+    tensors = session.recipe.to_file(weights, alpha=context.plan.alpha)
+    metadata = file_metadata(session.facts())
+    context.workspace.clear_result()  # an earlier job's samples must not pass for this one's
+    path = context.workspace.root / "unverified" / MODEL
+    write_bytes(path, with_metadata(save(tensors), metadata))
+    reload_and_compare(
+        session.recipe,
+        denoiser,
+        path,
+        sample=session.dataset.training[0],
+        cache=session.cache,
+        device=session.device,
+    )
+    write_json(context.workspace.result / CONFIG, settings_of(session.facts()))
+    path.replace(context.workspace.result / MODEL)
+    log.info("saved and reloaded", keys=len(tensors), layers=len(session.layers))
+    context.workspace.mark(Stage.SAVE, {"loss": context.board.loss, "inputs": session.inputs})
+
+
+def sample_and_score(session: Session) -> tuple[ArtifactStatus, ValidationStatus]:
+    """Draw base beside base + LoRA, measure both, and write sheet and report."""
+    context = session.context
+    context.board.enter(Stage.SAMPLE)
+    folder = context.workspace.result
+    if session.denoiser is None:  # an earlier attempt trained and saved
+        session.recipe.attach_file(load_denoiser(session), folder / MODEL, name=RELOADED)
+        activate(_require(session), RELOADED)
+    denoiser = _require(session).eval()
+    drawn = planned_samples(folder / "samples", session.prompts, context.plan.job.validation)
+    draw_samples(
+        session.recipe.sampler(denoiser, device=session.device),
+        denoiser,
+        drawn,
+        session.cache,
+        settings=context.plan.job.validation,
+        resolution=context.plan.resolution,
+        board=context.board,
+        stop=context.stop,
+    )
+    score = held_out_score(
+        session.recipe,
+        denoiser,
+        session.dataset.held_out,
+        session.cache,
+        device=session.device,
+        stop=context.stop,
+    )
+    artifact = _artifact(session)
+    _write_sheet(session, drawn, score)
+    report = make_report(
+        session.facts(), artifact, score, drawn, loss=context.board.loss, folder=folder
+    )
+    write_json(folder / REPORT, report)
+    marker = {
+        "artifact": artifact.model_dump(mode="json", by_alias=True),
+        "validation": score.model_dump(mode="json", by_alias=True),
+        "loss": context.board.loss,
+        "steps": session.total_steps,
+    }
+    context.workspace.mark(Stage.SAMPLE, marker)
+    return artifact, score
+
+
+def _artifact(session: Session) -> ArtifactStatus:
+    path = session.context.workspace.result / MODEL
+    output = session.context.plan.job.output.uri.rstrip("/")
+    return ArtifactStatus(
+        uri=f"{output}/{MODEL}",
+        digest=f"sha256:{sha256_of_file(path)}",
+        size_bytes=path.stat().st_size,
+        format="kohya",
+        contact_sheet_uri=f"{output}/{SHEET}",
+        report_uri=f"{output}/{REPORT}",
+    )
+
+
+def _write_sheet(session: Session, drawn: list[Drawn], score: ValidationStatus) -> None:
+    job = session.context.plan.job
+    parts = [
+        job.recipe,
+        f"rank {job.network.rank}",
+        f"{session.total_steps} steps",
+        f"batch {job.optimization.batch_size}",
+    ]
+    if score.base_loss is not None and score.lora_loss is not None:
+        parts.append(
+            f"held-out loss {score.base_loss:.4f} (base) to {score.lora_loss:.4f} (base + LoRA)"
+        )
+    sheet = make_sheet(
+        SheetText(title=job.name, subtitle=", ".join(parts)),
+        [sample.picture.path for sample in session.dataset.training],
+        drawn,
+    )
+    path = session.context.workspace.result / SHEET
+    write_atomically(path, lambda temporary: sheet.save(temporary, format="PNG"))
+
+
+def _require(session: Session) -> torch.nn.Module:
+    if session.denoiser is None:
+        raise RuntimeError("the denoiser is loaded by the training stage")
+    return session.denoiser
