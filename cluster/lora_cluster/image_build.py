@@ -21,7 +21,7 @@ from lora_cluster.layout import cache_folder, find_checkout
 from lora_cluster.progress import say
 
 SUITE = "bookworm"
-BASE_PACKAGES = "python3,ca-certificates"
+BASE_PACKAGES = "python3,ca-certificates,libstdc++6"  # the last is for torch
 # What of Debian's files an image never reads.
 EXCLUDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/var/cache/apt/*")
 CERTIFICATES = Path("/etc/ssl/certs")
