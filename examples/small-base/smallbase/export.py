@@ -12,10 +12,12 @@ from typing import Any, Final
 import diffusers
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from tokenizers import AddedToken
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from smallbase import architecture
+from smallbase.subjects import CONCEPTS
 
 _PARTS: Final[dict[str, list[str | None]]] = {
     "feature_extractor": [None, None],
@@ -27,6 +29,17 @@ _PARTS: Final[dict[str, list[str | None]]] = {
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
+
+
+def add_trigger_words(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, seed: int = 0) -> None:
+    """Give each concept's trigger word one token, with an embedding that no training touched.
+
+    In pieces it would move the words after it to positions at which this small encoder has seldom
+    seen them, and the place in the prompt would be lost.
+    """
+    torch.manual_seed(seed)
+    tokenizer.add_tokens([AddedToken(word, single_word=True) for word in CONCEPTS])
+    text_encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
 
 
 def write(
@@ -57,10 +70,12 @@ def write(
 def write_untrained(folder: Path, tokenizer: CLIPTokenizer, seed: int = 0) -> None:
     """Write a model of the same shape with random weights."""
     torch.manual_seed(seed)
+    text_encoder = architecture.text_encoder(tokenizer)
+    add_trigger_words(tokenizer, text_encoder)
     write(
         folder,
         tokenizer=tokenizer,
-        text_encoder=architecture.text_encoder(tokenizer),
+        text_encoder=text_encoder,
         unet=architecture.denoiser(),
         vae=architecture.autoencoder(),
     )

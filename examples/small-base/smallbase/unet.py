@@ -207,6 +207,7 @@ def export_checkpoint(folder: Path, target: Path) -> None:
     learner = Learner.new(tokenizer)
     learner.resume(state)
     learner.average.swap()
+    export.add_trigger_words(tokenizer, learner.text_encoder)
     export.write(
         target,
         tokenizer=tokenizer,
