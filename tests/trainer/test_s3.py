@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -187,6 +188,18 @@ def test_an_unreachable_endpoint_is_a_passing_fault_found_in_bounded_time(
     assert result.retryable
     assert word in result.message
     assert "AWS_ENDPOINT_URL" in result.message
+
+
+def test_an_endpoint_that_accepts_and_never_answers_is_unreachable(
+    s3_job: AJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lora_trainer.storage.retries.DELAYS_SECONDS", (0.01,))
+    monkeypatch.setattr("lora_trainer.storage.s3._READ_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        os.environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        code, result = s3_job.run()
+    assert (code, result.reason) == (ExitCode.TRANSIENT, Reason.STORAGE_UNREACHABLE)
+    assert "did not answer in time" in result.message
 
 
 def test_a_model_of_another_run_in_the_bucket_is_not_written_over(

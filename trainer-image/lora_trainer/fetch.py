@@ -155,7 +155,7 @@ def fetch_files(
             counter.add(file.size_bytes)
             return known
         if in_place:
-            digest = sha256_of_file(target)
+            digest = _digest_in_place(target, storage.field)
             counter.add(file.size_bytes)
         else:
             digest = storage.download(file, target, counter.add)
@@ -195,6 +195,16 @@ def _base_model(
         digests=parts,
         digest=f"sha256:{sha256_of_json(digests)}",
     )
+
+
+def _digest_in_place(path: Path, field: str) -> str:
+    try:
+        return sha256_of_file(path)
+    except OSError as error:
+        raise TrainerError(
+            Reason.ACCESS_DENIED,
+            f"{field}: {path} can't be read ({error.strerror}); allow this user to read it",
+        ) from error
 
 
 def _is_hidden(name: str) -> bool:
