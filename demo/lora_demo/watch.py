@@ -5,11 +5,14 @@ resource. Nothing here asks the trainer, the Job or the pod.
 """
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from kubernetes import client, config, watch
+from kubernetes.client.exceptions import ApiException
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from urllib3.exceptions import HTTPError
 
 from lora_api import GROUP, VERSION
 from lora_api.training import PLURAL, LoRATrainingStatus, Phase
@@ -17,6 +20,7 @@ from lora_demo.environment import DemoError, Environment
 
 # A line every so many percent where no terminal shows the bar.
 PERCENT_PER_LINE = 10
+GONE = 410
 
 
 def follow(
@@ -50,16 +54,7 @@ def follow(
     with display.bar:
         while (left := deadline - time.monotonic()) > 0:
             # The API server ends every watch after a while; the next one starts with what is.
-            stream = watch.Watch().stream(
-                api.list_namespaced_custom_object,
-                GROUP,
-                VERSION,
-                namespace,
-                PLURAL,
-                field_selector=f"metadata.name={name}",
-                timeout_seconds=max(1, int(min(left, 240))),
-            )
-            for event in stream:
+            for event in _changes(api, namespace, name, seconds=max(1, int(min(left, 240)))):
                 if event["type"] == "DELETED":
                     raise DemoError(f"{namespace}/{name} was deleted while it was watched")
                 status = _status_of(event["object"])
@@ -69,6 +64,29 @@ def follow(
     raise DemoError(
         f"{namespace}/{name} did not end in {timeout_seconds} s: {display.last_message}"
     )
+
+
+def _changes(
+    api: client.CustomObjectsApi, namespace: str, name: str, *, seconds: int
+) -> Iterator[dict[str, Any]]:
+    """What happens to the run; ends early where the connection or the API server falters."""
+    try:
+        yield from watch.Watch().stream(
+            api.list_namespaced_custom_object,
+            GROUP,
+            VERSION,
+            namespace,
+            PLURAL,
+            field_selector=f"metadata.name={name}",
+            timeout_seconds=seconds,
+        )
+    except (ApiException, HTTPError) as error:
+        # A busy API server's watch cache lags behind its own answers (504), or has forgotten
+        # where we were (410); either way, a new watch a moment later starts from what is.
+        status = getattr(error, "status", None)
+        if status is not None and status < GONE:
+            raise DemoError(f"can't watch {namespace}/{name}: {error}") from error
+        time.sleep(1)
 
 
 def _status_of(training: dict[str, Any]) -> LoRATrainingStatus:

@@ -95,7 +95,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     )  # fmt: skip
     add(
         "--metrics-port", type=int, metavar="PORT",
-        default=int(env("metrics_port", str(defaults.port))),
+        default=env("metrics_port", str(defaults.port)),
         help="port of /metrics, /healthz and /readyz (default: %(default)s; "
         "LORA_OPERATOR_METRICS_PORT)",
     )  # fmt: skip
@@ -115,7 +115,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         help="namespace of the Lease (default: our own; LORA_OPERATOR_LEASE_NAMESPACE)",
     )  # fmt: skip
     add(
-        "--workers", type=int, metavar="N", default=int(env("workers", str(defaults.workers))),
+        "--workers", type=int, metavar="N", default=env("workers", str(defaults.workers)),
         help="runs that are looked at at once (default: %(default)s; LORA_OPERATOR_WORKERS)",
     )  # fmt: skip
     add(

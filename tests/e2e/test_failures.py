@@ -54,7 +54,7 @@ CASES = [
     ),
     Case(
         name="too-many",
-        changes={"dataset.maxImages": 3},
+        changes={"dataset.maxImages": 9},
         reason="TooManyImages",
         told=("maxImages",),
         retryable=False,
