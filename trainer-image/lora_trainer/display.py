@@ -91,6 +91,7 @@ def _live(board: ProgressBoard) -> Iterator[None]:
     def work() -> None:
         task = bars.add_task(Stage.PLAN.value, total=100.0, detail="")
         while True:
+            over = ended.wait(_REFRESH_SECONDS)  # looked at first: the last state is shown too
             state = board.snapshot()
             bars.update(
                 task,
@@ -98,7 +99,7 @@ def _live(board: ProgressBoard) -> Iterator[None]:
                 description=state.stage.value,
                 detail=_detail(state),
             )
-            if ended.wait(_REFRESH_SECONDS):
+            if over:
                 return
 
     thread = threading.Thread(target=work, name="display", daemon=True)
