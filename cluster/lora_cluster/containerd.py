@@ -124,6 +124,14 @@ class ImageStore:
         """Import an OCI or Docker archive as it is; returns what `ctr` said."""
         return self._run("images", "import", "--all-platforms", str(archive))
 
+    def drop_superseded(self, folder: OciFolder) -> None:
+        """Drop trainer and operator images that were built anew since; no container may use any."""
+        current = {d.get("annotations", {}).get(REF_ANNOTATION) for d in folder.index()}
+        ours = ("localhost/lora-trainer:", "localhost/lora-operator:")
+        old = [name for name in self.images() if name.startswith(ours) and name not in current]
+        if old:
+            self._run("images", "remove", *old)
+
     def remove_containers(self) -> None:
         """Forget all containers and their writable layers; their processes must be gone."""
         containers = self._run("containers", "list", "--quiet").split()

@@ -150,6 +150,7 @@ class HostProvider:
         store = ImageStore(self._layout, record)
         if not kubelet["wanted"]:
             store.remove_containers()
+            store.drop_superseded(image_folder())
         for reference in system_images(self._layout.state / "bin"):
             store.send(system_folder(), reference=reference, names=[reference])
         if not kubelet["wanted"]:

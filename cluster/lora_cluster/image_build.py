@@ -69,12 +69,30 @@ def build(kind: str) -> str:
         if not export(reference):
             raise ClusterError("ExportFailed", f"buildah built {reference} but does not have it.")
         image_folder().keep_only(lambda name: _is_wanted(name, kind=kind, reference=reference))
+        _forget_older(reference)
     return reference
 
 
 def _is_wanted(name: str, *, kind: str, reference: str) -> bool:
     """Of our own images only the newest stays: a trainer's layers are gigabytes."""
     return name == reference or not name.startswith(f"localhost/lora-{kind}:")
+
+
+def _forget_older(reference: str) -> None:
+    """Give back the builder's disk space; steps that the newest image was made of stay cached."""
+    _buildah("rm", "--all", log="image-prune.log")  # of builds that were killed; none runs now
+    wanted = f"reference={reference.rpartition(':')[0]}"
+    listing = subprocess.run(
+        [*_base_command(), "images", "--filter", wanted, "--format", "{{.Name}}:{{.Tag}}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=_environment(),
+    )
+    old = [name for name in listing.stdout.split() if name != reference]
+    if old:
+        _buildah("rmi", *old, log="image-prune.log")
+    _buildah("rmi", "--prune", log="image-prune.log")
 
 
 def export(reference: str) -> bool:
