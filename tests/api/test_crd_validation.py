@@ -24,23 +24,25 @@ Manifest = dict[str, Any]
 def objects(light_cluster: Any) -> client.CustomObjectsApi:  # noqa: ANN401
     from kubernetes import config  # noqa: PLC0415
 
-    return client.CustomObjectsApi(config.new_client_from_config(str(light_cluster.kubeconfig)))
+    api = config.new_client_from_config(str(light_cluster.kubeconfig))
+    return client.CustomObjectsApi(api)
 
 
 @pytest.fixture
 def create(objects: client.CustomObjectsApi) -> Callable[[Manifest], Manifest]:
     def _create(manifest: Manifest, *, dry_run: bool = True) -> Manifest:
         options = {"dry_run": "All"} if dry_run else {}
-        return objects.create_namespaced_custom_object(
+        created: Manifest = objects.create_namespaced_custom_object(
             GROUP, VERSION, "default", PLURAL, manifest, **options
         )
+        return created
 
     return _create
 
 
 def changed(path: str, value: Any) -> Manifest:  # noqa: ANN401
     """The quickstart's run with one field set (or, for None, removed)."""
-    manifest = copy.deepcopy(QUICKSTART)
+    manifest: Manifest = copy.deepcopy(QUICKSTART)
     manifest["metadata"].pop("namespace")
     *parents, leaf = path.split(".")
     node = manifest

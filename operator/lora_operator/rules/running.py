@@ -70,10 +70,15 @@ def to_status(told: Progress, now: datetime) -> ProgressStatus:
         step=told.step,
         total_steps=told.total_steps,
         percent=percent(told),
-        loss=told.loss,
-        learning_rate=told.learning_rate,
-        steps_per_second=told.steps_per_second,
+        loss=_readable(told.loss),
+        learning_rate=_readable(told.learning_rate),
+        steps_per_second=_readable(told.steps_per_second),
         eta_seconds=eta,
         eta=None if eta is None else duration(eta),
         updated_at=min(told.updated_at.replace(microsecond=0), now),
     )
+
+
+def _readable(figure: float | None) -> float | None:
+    """Four digits: kubectl prints a number in full, and more would only be noise."""
+    return None if figure is None else float(f"{figure:.4g}")
