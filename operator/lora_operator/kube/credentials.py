@@ -5,9 +5,10 @@ pod is replaced on disk every hour: it has to be read again, not remembered.
 """
 
 import logging
+import os
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def connect() -> Connection:
 def _from_service_account() -> Connection:
     token = SERVICE_ACCOUNT / "token"
     return Connection(
-        server="https://kubernetes.default.svc",
+        server=_server_address(os.environ),
         namespace=(SERVICE_ACCOUNT / "namespace").read_text(encoding="utf-8").strip(),
         in_cluster=True,
         ssl_context=ssl.create_default_context(cafile=str(SERVICE_ACCOUNT / "ca.crt")),
@@ -87,6 +88,18 @@ def _from_service_account() -> Connection:
             every_seconds=TOKEN_REREAD_SECONDS,
         ),
     )
+
+
+def _server_address(environment: Mapping[str, str]) -> str:
+    """The API server by the address that the kubelet gives every container.
+
+    Not by its DNS name: an operator must be able to start while the cluster's DNS is down.
+    """
+    host = environment.get("KUBERNETES_SERVICE_HOST")
+    if not host:
+        return "https://kubernetes.default.svc"
+    port = environment.get("KUBERNETES_SERVICE_PORT_HTTPS", "443")
+    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
 
 def _from_kubeconfig() -> Connection:
