@@ -59,6 +59,9 @@ test-trainer: $(STAMP) ## Trains on the small base model (minutes)
 	$(BIN)/pytest tests/trainer
 
 test-e2e: install ## Against the full cluster with real pods (minutes)
+	@command -v prometheus >/dev/null || \
+	  { echo "installing Debian's prometheus"; apt-get update -qq; \
+	    apt-get install -qq -y --no-install-recommends prometheus >/dev/null; }
 	$(BIN)/pytest tests/e2e
 
 # --- Running it ----------------------------------------------------------------------------------

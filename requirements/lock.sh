@@ -9,6 +9,7 @@ lock() {
         --no-emit-index-url --no-emit-find-links --no-annotate \
         --python-version 3.11 --python-platform x86_64-unknown-linux-gnu
 }
+lock bootstrap.in --output-file bootstrap.txt
 lock dev.in --output-file dev.txt
 lock operator.in --constraint dev.txt --output-file operator.txt
 lock trainer.in --constraint dev.txt --output-file trainer.txt
