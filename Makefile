@@ -79,8 +79,8 @@ install: $(STAMP) ## Install the chart into the local cluster
 demo: $(STAMP) ## From nothing to a LoRA one can look at
 	$(BIN)/python -m lora_demo run
 
-down: ## Stop the local cluster and remove all it left
-	@if test -x $(BIN)/python; then $(CLUSTER) down; else echo "nothing to stop: no $(VENV)"; fi
+down: $(STAMP) ## Stop the local cluster and remove all it left
+	$(CLUSTER) down
 
 bench: $(STAMP) ## Operator latency and trainer start-up, as ratios to a floor
 	$(BIN)/python benchmarks/operator_latency/measure.py

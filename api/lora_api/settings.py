@@ -53,8 +53,8 @@ STEPS_OR_EPOCHS = CelRule(
     "!(has(self.steps) && has(self.epochs))", "set steps or epochs, not both", field="epochs"
 )
 WARMUP_WITHIN_STEPS = CelRule(
-    "!has(self.steps) || self.warmupSteps <= self.steps",
-    "warmupSteps must not exceed steps",
+    f"has(self.epochs) || self.warmupSteps <= (has(self.steps) ? self.steps : {DEFAULT_STEPS})",
+    f"warmupSteps must not exceed steps ({DEFAULT_STEPS} where neither steps nor epochs is given)",
     field="warmupSteps",
 )
 
@@ -165,7 +165,8 @@ class OptimizationSettings(Document):
 
     @model_validator(mode="after")
     def _warmup_within_steps(self) -> Self:
-        if self.steps is not None and self.warmup_steps > self.steps:
+        steps = DEFAULT_STEPS if self.steps is None else self.steps
+        if self.epochs is None and self.warmup_steps > steps:
             raise ValueError(WARMUP_WITHIN_STEPS.message)
         return self
 

@@ -168,5 +168,10 @@ def main(argv: list[str] | None = None) -> int:
     except ClusterError as error:
         sys.stderr.write(f"lora-cluster: {error.reason}: {error.message}\n")
         return 1
+    except OSError as error:
+        # What the commands themselves did not foresee is nearly always a missing right.
+        root = "" if os.geteuid() == 0 else " (the host provider needs root)"
+        sys.stderr.write(f"lora-cluster: {error}{root}\n")
+        return 1
     except KeyboardInterrupt:
         return 130

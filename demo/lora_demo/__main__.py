@@ -4,7 +4,10 @@ import argparse
 import sys
 import time
 
+from kubernetes.client.exceptions import ApiException
+from minio.error import MinioException
 from rich.console import Console
+from urllib3.exceptions import HTTPError
 
 from lora_demo.environment import DemoError
 from lora_demo.install import install
@@ -33,7 +36,7 @@ def main() -> int:
         environment = install(console)
         if arguments.command == "run":
             run_quickstart(environment, console)
-    except DemoError as error:
+    except (DemoError, ApiException, MinioException, HTTPError, OSError) as error:
         Console(stderr=True).print(
             f"error: {error}", style="bold red", highlight=False, markup=False
         )

@@ -82,6 +82,12 @@ REFUSED = [
         {"steps": 5, "warmupSteps": 6},
         "warmupSteps",
     ),
+    (
+        "a warm-up beyond the default's end",
+        "spec.optimization",
+        {"warmupSteps": 1001},
+        "warmupSteps",
+    ),
     ("seventeen prompts", "spec.validation.prompts", ["p"] * 17, "prompts"),
     ("an endless prompt", "spec.validation.prompts", ["p" * 1001], "prompts"),
     ("more pictures held out than there are", "spec.validation.heldOutImages", 3, "heldOutImages"),

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from tests.e2e.conftest import QUICKSTART, Cluster, Training, has_ended
+from tests.e2e.conftest import QUICKSTART, Cluster, Training, condition, has_ended
+
+from lora_demo import storage as store
 
 pytestmark = pytest.mark.e2e
 Build = Callable[..., Training]
@@ -118,8 +120,8 @@ CASES = [
     Case(
         name="no-such-class",
         changes={"workspace.storageClassName": "no-such-class"},
-        reason="Unschedulable",
-        told=("spec.workspace.storageClassName",),
+        reason="WorkspacePending",
+        told=("no-such-class", "spec.workspace.storageClassName"),
         waits=True,
     ),
 ]
@@ -146,7 +148,14 @@ def test_a_mistake_is_named_with_its_field_and_cure(
 ) -> None:
     cluster.create(a_run(case.name, case.changes))
     if case.waits:
-        status = cluster.wait(namespace, case.name, lambda status: case.reason in _reasons(status))
+        status = cluster.wait(
+            namespace,
+            case.name,
+            lambda status: (
+                _waits_for(status) == case.reason
+                and all(words in status["message"] for words in case.told)
+            ),
+        )
         assert status["phase"] in {"Pending", "Starting"}
     else:
         status = cluster.wait(namespace, case.name, has_ended)
@@ -159,15 +168,16 @@ def test_a_mistake_is_named_with_its_field_and_cure(
     cluster.kubectl("delete", "loratraining", case.name, "-n", namespace, "--wait")
 
 
-def _reasons(status: dict[str, Any]) -> set[str]:
-    return {entry["reason"] for entry in status.get("conditions", [])}
+def _waits_for(status: dict[str, Any]) -> str | None:
+    reason: str | None = condition(status, "Running").get("reason")
+    return reason
 
 
 def test_a_run_that_waits_for_its_secret_goes_on_when_the_secret_comes(
     cluster: Cluster, namespace: str, a_run: Build
 ) -> None:
     cluster.create(a_run("late-secret", {"credentialsSecretName": "late"}))
-    cluster.wait(namespace, "late-secret", lambda status: "SecretNotFound" in _reasons(status))
+    cluster.wait(namespace, "late-secret", lambda status: _waits_for(status) == "SecretNotFound")
     cluster.make_secret(namespace, "late")
     status = cluster.wait(namespace, "late-secret", has_ended, timeout_seconds=400)
     assert status["phase"] == "Completed", status
@@ -176,8 +186,15 @@ def test_a_run_that_waits_for_its_secret_goes_on_when_the_secret_comes(
 def test_a_model_of_another_run_is_never_overwritten(
     cluster: Cluster, namespace: str, a_run: Build
 ) -> None:
-    output = f"s3://models/{namespace}/late-secret/"
+    output = f"s3://models/{namespace}/taken/"
+    cluster.upload(output, "config.json", b'{"runId": "somebody-else"}')
+    cluster.upload(output, "model.safetensors", b"the only copy of somebody's model")
     cluster.create(a_run("thief", {"output.uri": output}))
     status = cluster.wait(namespace, "thief", has_ended)
     assert status["failure"]["reason"] == "OutputNotWritable", status
     assert "output.uri" in status["message"]
+    bucket, prefix = store.split_uri(output)
+    with cluster.storage.get_object(
+        bucket_name=bucket, object_name=f"{prefix}model.safetensors"
+    ) as kept:
+        assert kept.read() == b"the only copy of somebody's model"
