@@ -22,6 +22,7 @@ from lora_trainer.basemodel import (
 )
 from lora_trainer.disk import read_json, sha256_of_file, sha256_of_json, write_json
 from lora_trainer.errors import TrainerError
+from lora_trainer.names import refuse_unsafe_names
 from lora_trainer.recipes import RecipeDefaults
 from lora_trainer.storage import Storage, StoredFile
 
@@ -76,7 +77,7 @@ def fetch_dataset(
             f"dataset.maxImages is {max_images}; remove some or raise dataset.maxImages",
         )
     fitting = [file for file in files if file.size_bytes <= MAX_DATASET_FILE_BYTES]
-    fetch_files(storage, fitting, folder, advance=advance)
+    fetch_files(storage, fitting, folder, unsafe=Reason.INVALID_IMAGES, advance=advance)
     _drop_others(folder, {file.name for file in fitting})
     return FetchedDataset(
         folder=folder,
@@ -111,13 +112,16 @@ def fetch_base_model(
     small = [files[name] for name in selection.configs]
     large = [files[name] for name in selection.weights]
     at = storage.folder or folder
+    invalid, in_place = Reason.BASE_MODEL_INVALID, storage.folder
     digests = fetch_files(
-        storage, small, folder, in_place=storage.folder, advance=lambda _done, _total: None
+        storage, small, folder, unsafe=invalid, in_place=in_place, advance=lambda *_: None
     )
     configs = read_configs(at, recipe, where=where)
     preview = _base_model(at, selection, configs, digests, recipe)
     check(preview)
-    digests |= fetch_files(storage, large, folder, in_place=storage.folder, advance=advance)
+    digests |= fetch_files(
+        storage, large, folder, unsafe=invalid, in_place=in_place, advance=advance
+    )
     for name in selection.weights:
         check_weight_header(at / name, name=name, where=where)
     return _base_model(at, selection, configs, digests, recipe)
@@ -128,6 +132,7 @@ def fetch_files(
     files: Iterable[StoredFile],
     folder: Path,
     *,
+    unsafe: Reason = Reason.INVALID_JOB,
     in_place: Path | None = None,
     advance: Advance,
 ) -> dict[str, str]:
@@ -137,13 +142,19 @@ def fetch_files(
         storage: Where they lie.
         files: Which ones.
         folder: Where to put them; the manifest of what was fetched lies beside it.
+        unsafe: Reason of the failure where a name can't be a path below `folder`.
         in_place: Where the files already are; nothing is copied then, only digests are computed.
         advance: Told bytes done and bytes in all.
 
     Returns:
         Name to hex sha256.
+
+    Raises:
+        TrainerError: `unsafe`, before anything is fetched; or a StorageError.
     """
     wanted = list(files)
+    if in_place is None:
+        refuse_unsafe_names(wanted, storage, unsafe)
     manifest = _Manifest(folder.with_name(f"{folder.name}.manifest.json"))
     counter = _Counter(sum(file.size_bytes for file in wanted), advance)
     digests: dict[str, str] = {}
