@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lora_api.reasons import Reason
 from lora_trainer import log
-from lora_trainer.errors import InterruptedRunError, StorageError, TrainerError
+from lora_trainer.errors import StorageError, TrainerError
 from lora_trainer.stopping import StopFlag
 from lora_trainer.storage import Storage
 
@@ -20,6 +20,9 @@ MODEL, CONFIG, REPORT, SHEET = (
     "report.json",
     "contact-sheet.png",
 )
+# A right can be granted again, and hours of training wait for it. An S3 server that denies a write
+# and a folder that takes none are OutputNotWritable.
+_WORTH_SAVING_FROM = frozenset({Reason.ACCESS_DENIED, Reason.OUTPUT_NOT_WRITABLE})
 _PROBE = ".lora-write-check"
 _MAX_CONFIG_BYTES = 1 << 20
 _TYPES = {".json": "application/json", ".png": "image/png"}
@@ -37,14 +40,7 @@ def check_output(storage: Storage, run_id: str) -> None:
     Raises:
         TrainerError: OutputNotWritable, or what the storage says.
     """
-    owner = _owner(storage)
-    if owner is not None and owner != run_id:
-        named = f"of run {owner!r}" if owner else "that no config.json claims"
-        raise TrainerError(
-            Reason.OUTPUT_NOT_WRITABLE,
-            f"output.uri: {storage.describe(MODEL)} is the model {named}, and this is run "
-            f"{run_id!r}; name another output.uri, or move that model away",
-        )
+    _refuse_stranger(storage, run_id)
     storage.write(_PROBE, b"can this run write here?\n")
     try:
         storage.delete(_PROBE)
@@ -68,7 +64,9 @@ def publish(
         stop: A stop ends it between two files.
 
     Raises:
-        TrainerError: UploadFailed; the result stays in the workspace.
+        TrainerError: UploadFailed for what can pass or be granted, so that only the upload is
+            repeated; OutputNotWritable where another run has taken the output; else what the
+            storage says. The result stays in the workspace in every case.
         InterruptedRunError: A stop was asked for.
     """
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
@@ -77,12 +75,7 @@ def publish(
     total = sum(path.stat().st_size for path in files)
     done = 0
     try:
-        owner = _owner(storage)  # another run may have finished there while this one trained
-        if owner is not None and owner != run_id:
-            raise TrainerError(
-                Reason.OUTPUT_NOT_WRITABLE,
-                f"{storage.describe(MODEL)} has become the model of run {owner!r}",
-            )
+        _refuse_stranger(storage, run_id)  # another run may have finished there meanwhile
         for path in files:
             stop.check("storing the result")
             name = path.relative_to(folder).as_posix()
@@ -90,14 +83,26 @@ def publish(
             storage.upload(path, name, content_type=kind)
             done += path.stat().st_size
             advance(done, total)
-    except InterruptedRunError:
-        raise
-    except TrainerError as error:
+    except StorageError as error:
+        if not (error.retryable or error.reason in _WORTH_SAVING_FROM):
+            raise
         raise TrainerError(
             Reason.UPLOAD_FAILED,
             f"trained and checked, but not stored: {error.message}. The result stays in the "
             f"workspace ({folder}); run the same job again, only the upload is repeated",
         ) from error
+
+
+def _refuse_stranger(storage: Storage, run_id: str) -> None:
+    """Stop where the model that lies there is not this run's."""
+    owner = _owner(storage)
+    if owner is not None and owner != run_id:
+        named = f"of run {owner!r}" if owner else "that no config.json claims"
+        raise TrainerError(
+            Reason.OUTPUT_NOT_WRITABLE,
+            f"output.uri: {storage.describe(MODEL)} is the model {named}, and this is run "
+            f"{run_id!r}; name another output.uri, or move that model away",
+        )
 
 
 def _owner(storage: Storage) -> str | None:

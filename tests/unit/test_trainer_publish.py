@@ -1,0 +1,99 @@
+"""A finished result on its way to the output: what is worth another attempt, and whose it is."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lora_api.exit_codes import ExitCode
+from lora_api.reasons import Reason
+from lora_trainer.errors import StorageError, TrainerError
+from lora_trainer.publish import publish
+from lora_trainer.stopping import StopFlag
+from lora_trainer.storage.local import LocalStorage
+
+
+class ADisturbedFolder(LocalStorage):
+    """A folder to which something happens after a file was stored."""
+
+    def __init__(self, folder: Path, after: dict[str, Callable[[], object]] | None = None) -> None:
+        super().__init__(f"file://{folder}", field="output.uri")
+        self._after = after or {}
+
+    def upload(self, source: Path, name: str, *, content_type: str) -> None:
+        super().upload(source, name, content_type=content_type)
+        self._after.get(name, lambda: None)()
+
+
+def a_result(folder: Path, run_id: str = "mine") -> Path:
+    folder.mkdir()
+    config = json.dumps({"runId": run_id})
+    for name, text in (
+        ("config.json", config),
+        ("model.safetensors", f"weights of {run_id}"),
+        ("contact-sheet.png", "picture"),
+        ("report.json", config),
+    ):
+        (folder / name).write_text(text)
+    return folder
+
+
+def _publish(storage: LocalStorage, result: Path) -> None:
+    publish(storage, result, run_id="mine", advance=lambda _done, _total: None, stop=StopFlag())
+
+
+FAULTS: dict[str, tuple[StorageError, Reason, ExitCode]] = {
+    "the network is gone": (
+        StorageError(Reason.STORAGE_UNREACHABLE, "gone", passing=True),
+        Reason.UPLOAD_FAILED,
+        ExitCode.NOT_STORED,
+    ),
+    "a proxy changes data": (
+        StorageError(Reason.CHECKSUM_MISMATCH, "differs", passing=True),
+        Reason.UPLOAD_FAILED,
+        ExitCode.NOT_STORED,
+    ),
+    "the token has expired": (
+        StorageError(Reason.ACCESS_DENIED, "ExpiredToken"),
+        Reason.UPLOAD_FAILED,
+        ExitCode.NOT_STORED,
+    ),
+    "the right to write was withdrawn": (
+        StorageError(Reason.OUTPUT_NOT_WRITABLE, "AccessDenied"),
+        Reason.UPLOAD_FAILED,
+        ExitCode.NOT_STORED,
+    ),
+    "the bucket was deleted": (
+        StorageError(Reason.BUCKET_NOT_FOUND, "no bucket"),
+        Reason.BUCKET_NOT_FOUND,
+        ExitCode.BAD_INPUT,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_only_what_can_pass_or_be_granted_is_worth_another_upload(
+    name: str, tmp_path: Path
+) -> None:
+    raised, reason, code = FAULTS[name]
+
+    def fail() -> None:
+        raise raised
+
+    storage = ADisturbedFolder(tmp_path / "out", {"config.json": fail})
+    with pytest.raises(TrainerError) as caught:
+        _publish(storage, a_result(tmp_path / "result"))
+    assert (caught.value.reason, caught.value.exit_code) == (reason, code)
+    assert raised.message in caught.value.message
+
+
+def test_an_output_that_became_another_runs_is_bad_input_and_stays_as_it_is(
+    tmp_path: Path,
+) -> None:
+    theirs = a_result(tmp_path / "out", run_id="theirs")
+    with pytest.raises(TrainerError, match=r"'theirs'.*name another") as caught:
+        _publish(ADisturbedFolder(theirs), a_result(tmp_path / "result"))
+    assert caught.value.reason is Reason.OUTPUT_NOT_WRITABLE
+    assert caught.value.exit_code is ExitCode.BAD_INPUT
+    assert (theirs / "model.safetensors").read_text() == "weights of theirs"
