@@ -4,11 +4,10 @@ A module of its own because it is the one thing that a running pod can make the 
 its bounds, and MAX_PROGRESS_BYTES, are the operator's protection.
 """
 
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from lora_api.base import LenientDocument
 
@@ -57,5 +56,5 @@ class Progress(LenientDocument):
     eta_seconds: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
     """Seconds until the last step, at that speed."""
 
-    updated_at: datetime
+    updated_at: AwareDatetime
     """When this was true (UTC)."""

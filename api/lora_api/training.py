@@ -4,11 +4,10 @@ A module of its own because the CRD is generated from exactly these two trees, s
 everything that is only said between operator and trainer lives elsewhere.
 """
 
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from lora_api.base import (
     Count,
@@ -206,7 +205,7 @@ class Condition(LenientDocument):
     observed_generation: Count | None = None
     """metadata.generation that this was found at."""
 
-    last_transition_time: datetime
+    last_transition_time: AwareDatetime
     """When status last changed."""
 
 
@@ -240,7 +239,7 @@ class ProgressStatus(LenientDocument):
     eta: Annotated[str, Field(max_length=32)] | None = None
     """etaSeconds for people: 7m50s."""
 
-    updated_at: datetime | None = None
+    updated_at: AwareDatetime | None = None
     """When the trainer reported this."""
 
 
@@ -307,7 +306,7 @@ class LoRATrainingStatus(LenientDocument):
     phase: Phase | None = None
     """Summary for people; the conditions are the truth."""
 
-    phase_started_at: datetime | None = None
+    phase_started_at: AwareDatetime | None = None
     """When the run entered its present phase."""
 
     message: Message | None = None
@@ -322,10 +321,10 @@ class LoRATrainingStatus(LenientDocument):
     attempts: Count | None = None
     """Trainer pods that were started, the present one included."""
 
-    started_at: datetime | None = None
+    started_at: AwareDatetime | None = None
     """When the first trainer pod started."""
 
-    completed_at: datetime | None = None
+    completed_at: AwareDatetime | None = None
     """When the run ended, well or badly."""
 
     job_name: Annotated[str, Field(max_length=253)] | None = None

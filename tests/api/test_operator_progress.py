@@ -124,6 +124,7 @@ def test_less_than_a_percent_is_not_worth_a_write(stage: Stage, trainer: Trainer
         ("a document that is too long", 200, b" " * (MAX_PROGRESS_BYTES + 1)),
         ("something that is no document", 200, b"<html>"),
         ("numbers out of bounds", 200, json.dumps({"stage": "Train", "step": -1}).encode()),
+        ("a time without a zone", 200, b'{"stage":"Train","updatedAt":"2026-01-01T00:00:00"}'),
         ("a redirect", 302, b""),
         ("an error", 500, b"boom"),
     ],

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from lora_api.exit_codes import ExitCode
 from lora_api.job import JobDocument, explain
+from lora_api.progress import Progress
 from lora_api.reasons import MEANINGS, Reason
 from lora_api.result import MAX_RESULT_BYTES, Outcome, Result
 
@@ -128,3 +129,10 @@ def test_a_shortened_message_says_that_it_was_shortened() -> None:
     )
     kept = Result.model_validate_json(result.to_termination_message())
     assert kept.message.endswith("[...]")
+
+
+def test_a_time_without_a_zone_is_refused_before_anybody_compares_it() -> None:
+    said = {"stage": "Train", "updatedAt": "2026-01-01T00:00:00"}
+    with pytest.raises(ValidationError, match="updatedAt"):
+        Progress.model_validate(said)
+    assert Progress.model_validate({**said, "updatedAt": said["updatedAt"] + "Z"}).step == 0
