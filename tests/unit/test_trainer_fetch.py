@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from lora_api.reasons import Reason
+from lora_trainer.captions import MAX_CAPTION_BYTES
 from lora_trainer.errors import TrainerError
-from lora_trainer.fetch import fetch_files
+from lora_trainer.fetch import FetchedDataset, fetch_dataset, fetch_files
 from lora_trainer.storage import StoredFile
 from lora_trainer.storage.local import LocalStorage
 
@@ -38,3 +39,36 @@ def test_an_object_whose_name_is_no_path_below_the_folder_is_refused(
     assert caught.value.reason is Reason.INVALID_IMAGES
     assert repr(UNSAFE_NAMES[name])[:200] in caught.value.message
     assert list(tmp_path.iterdir()) == []
+
+
+def _fetch(source: Path, target: Path) -> FetchedDataset:
+    return fetch_dataset(
+        LocalStorage(f"file://{source}", field="dataset.uri"),
+        target,
+        max_images=20,
+        advance=lambda _done, _total: None,
+    )
+
+
+def _folder_of(path: Path, **sizes: int) -> Path:
+    """A folder of files `stem_ending` with so many bytes."""
+    path.mkdir()
+    for name, size in sizes.items():
+        (path / name.replace("_", ".")).write_bytes(b"a" * size)
+    return path
+
+
+def test_a_text_that_is_no_pictures_caption_is_named_and_not_fetched(tmp_path: Path) -> None:
+    source = _folder_of(tmp_path / "there", a_png=9, a_txt=9, README_txt=MAX_CAPTION_BYTES + 1)
+    fetched = _fetch(source, tmp_path / "here")
+    assert set(fetched.names) == {"a.png", "a.txt"}
+    assert fetched.orphans == ["README.txt"]
+    assert {path.name for path in (tmp_path / "here").iterdir()} == {"a.png", "a.txt"}
+
+
+def test_a_caption_that_is_too_long_is_refused_before_anything_is_fetched(tmp_path: Path) -> None:
+    source = _folder_of(tmp_path / "there", a_png=9, a_txt=MAX_CAPTION_BYTES + 1)
+    with pytest.raises(TrainerError, match=r"dataset\.uri: a\.txt: longer") as caught:
+        _fetch(source, tmp_path / "here")
+    assert caught.value.reason is Reason.INVALID_CAPTIONS
+    assert not (tmp_path / "here").exists()

@@ -6,7 +6,7 @@ have nothing to do with pixels.
 
 from pathlib import Path
 
-_MAX_BYTES = 16 * 1024
+MAX_CAPTION_BYTES = 16 * 1024
 
 
 class CaptionError(Exception):
@@ -39,8 +39,8 @@ def read_caption(path: Path) -> str:
     Raises:
         CaptionError: It is too long, empty, or not UTF-8 text.
     """
-    if path.stat().st_size > _MAX_BYTES:
-        raise CaptionError(f"is longer than {_MAX_BYTES} bytes")
+    if path.stat().st_size > MAX_CAPTION_BYTES:
+        raise CaptionError(f"is longer than {MAX_CAPTION_BYTES} bytes")
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -8,7 +8,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from lora_api.job import JobDocument
 from lora_api.reasons import Reason
@@ -16,7 +16,7 @@ from lora_trainer import log
 from lora_trainer.captions import CaptionError, caption_for
 from lora_trainer.disk import sha256_of_json
 from lora_trainer.errors import TrainerError
-from lora_trainer.fetch import FetchedDataset
+from lora_trainer.fetch import FetchedDataset, stem_of
 from lora_trainer.pictures import Picture, PictureError, check_picture
 
 # A message names this many files; the log names all.
@@ -87,13 +87,13 @@ def build_dataset(
     """
     captions = {name for name in fetched.names if name.lower().endswith(".txt")}
     names = [name for name in fetched.names if name not in captions]
-    by_stem = {str(PurePosixPath(name).with_suffix("")): name for name in captions}
+    by_stem = {stem_of(name): name for name in captions}
     faults = [_Fault(name, "is larger than 64 MiB") for name in fetched.oversized]
     samples: list[Sample] = []
     for index, name in enumerate(names):
         sample = _check(
             name,
-            by_stem.get(str(PurePosixPath(name).with_suffix(""))),
+            by_stem.get(stem_of(name)),
             folder=fetched.folder,
             trigger_word=job.dataset.trigger_word,
             min_side_pixels=min_side_pixels,
@@ -104,7 +104,8 @@ def build_dataset(
         advance(index + 1, len(names))
     _raise_faults(faults, len(names) + len(fetched.oversized))
     _check_count(len(samples), job)
-    warnings = _duplicates(samples) + _orphans(names, by_stem)
+    warnings = _duplicates(samples)
+    warnings += [f"{name}: a caption without a picture" for name in fetched.orphans]
     for warning in warnings:
         log.warning("dataset", finding=warning)
     training, held_out = split(samples, job.validation.held_out_images, job.optimization.seed)
@@ -220,12 +221,3 @@ def _duplicates(samples: list[Sample]) -> list[str]:
     for sample in samples:
         names[sample.picture.digest].append(sample.picture.name)
     return [f"{' = '.join(same)}: the same picture" for same in names.values() if len(same) > 1]
-
-
-def _orphans(names: list[str], by_stem: dict[str, str]) -> list[str]:
-    stems = {str(PurePosixPath(name).with_suffix("")) for name in names}
-    return [
-        f"{caption}: a caption without a picture"
-        for stem, caption in sorted(by_stem.items())
-        if stem not in stems
-    ]

@@ -7,7 +7,7 @@ fetches in parallel, and skips what an earlier attempt already has.
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Any
 
@@ -20,6 +20,7 @@ from lora_trainer.basemodel import (
     read_configs,
     select_files,
 )
+from lora_trainer.captions import MAX_CAPTION_BYTES
 from lora_trainer.disk import read_json, sha256_of_file, sha256_of_json, write_json
 from lora_trainer.errors import TrainerError
 from lora_trainer.names import refuse_unsafe_names
@@ -29,6 +30,8 @@ from lora_trainer.storage import Storage, StoredFile
 _PARALLEL_DOWNLOADS = 6
 # A picture is refused by validation above 64 MiB; nothing larger is even fetched.
 MAX_DATASET_FILE_BYTES = 64 << 20
+# A message names this many files.
+_NAMED_FILES = 12
 
 Advance = Callable[[float, float], None]
 
@@ -46,6 +49,9 @@ class FetchedDataset:
     oversized: list[str]
     """Files left where they are, because they are too large for a picture."""
 
+    orphans: list[str]
+    """Captions left where they are, because no picture has their name."""
+
 
 def fetch_dataset(
     storage: Storage, folder: Path, *, max_images: int, advance: Advance
@@ -59,8 +65,8 @@ def fetch_dataset(
         advance: Told bytes done and bytes in all.
 
     Raises:
-        TrainerError: ObjectNotFound or TooManyImages, before anything is fetched; or a
-            StorageError.
+        TrainerError: ObjectNotFound, TooManyImages, InvalidCaptions or InvalidImages, before
+            anything is fetched; or a StorageError.
     """
     files = [file for file in storage.list_files() if not _is_hidden(file.name)]
     if not files:
@@ -69,21 +75,34 @@ def fetch_dataset(
             f"dataset.uri: nothing lies under {storage.uri}; upload the pictures or correct "
             "dataset.uri",
         )
-    pictures = [file for file in files if not file.name.lower().endswith(".txt")]
+    pictures = [file for file in files if not _is_caption(file.name)]
     if len(pictures) > max_images:
         raise TrainerError(
             Reason.TOO_MANY_IMAGES,
             f"dataset.uri: {len(pictures)} pictures lie under {storage.uri}, "
             f"dataset.maxImages is {max_images}; remove some or raise dataset.maxImages",
         )
-    fitting = [file for file in files if file.size_bytes <= MAX_DATASET_FILE_BYTES]
+    stems = {stem_of(file.name) for file in pictures}
+    captions = [file for file in files if _is_caption(file.name) and stem_of(file.name) in stems]
+    _check_captions(captions)
+    fitting = [file for file in pictures if file.size_bytes <= MAX_DATASET_FILE_BYTES] + captions
     fetch_files(storage, fitting, folder, unsafe=Reason.INVALID_IMAGES, advance=advance)
     _drop_others(folder, {file.name for file in fitting})
     return FetchedDataset(
         folder=folder,
         names=[file.name for file in fitting],
-        oversized=[file.name for file in files if file.size_bytes > MAX_DATASET_FILE_BYTES],
+        oversized=[file.name for file in pictures if file.size_bytes > MAX_DATASET_FILE_BYTES],
+        orphans=[
+            file.name
+            for file in files
+            if _is_caption(file.name) and stem_of(file.name) not in stems
+        ],
     )
+
+
+def stem_of(name: str) -> str:
+    """What a picture and its caption share: the name without its last ending."""
+    return str(PurePosixPath(name).with_suffix(""))
 
 
 def fetch_base_model(
@@ -216,6 +235,21 @@ def _digest_in_place(path: Path, field: str) -> str:
             Reason.ACCESS_DENIED,
             f"{field}: {path} can't be read ({error.strerror}); allow this user to read it",
         ) from error
+
+
+def _is_caption(name: str) -> bool:
+    return name.lower().endswith(".txt")
+
+
+def _check_captions(captions: list[StoredFile]) -> None:
+    long = [file.name for file in captions if file.size_bytes > MAX_CAPTION_BYTES]
+    if long:
+        more = f" and {len(long) - _NAMED_FILES} more" if len(long) > _NAMED_FILES else ""
+        raise TrainerError(
+            Reason.INVALID_CAPTIONS,
+            f"dataset.uri: {', '.join(long[:_NAMED_FILES])}{more}: longer than "
+            f"{MAX_CAPTION_BYTES} bytes, which is no caption; shorten or remove",
+        )
 
 
 def _is_hidden(name: str) -> bool:
