@@ -52,8 +52,10 @@ IMAGE_BOUNDS = CelRule("self.minImages <= self.maxImages", "minImages must not e
 STEPS_OR_EPOCHS = CelRule(
     "!(has(self.steps) && has(self.epochs))", "set steps or epochs, not both", field="epochs"
 )
+# The API server also holds the bare default of the section, {}, against this rule: hence has().
 WARMUP_WITHIN_STEPS = CelRule(
-    f"has(self.epochs) || self.warmupSteps <= (has(self.steps) ? self.steps : {DEFAULT_STEPS})",
+    "has(self.epochs) || !has(self.warmupSteps) || self.warmupSteps <= "
+    f"(has(self.steps) ? self.steps : {DEFAULT_STEPS})",
     f"warmupSteps must not exceed steps ({DEFAULT_STEPS} where neither steps nor epochs is given)",
     field="warmupSteps",
 )
