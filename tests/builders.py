@@ -389,7 +389,7 @@ def a_good_result(*, measured: bool = True) -> str:
 
 
 def a_bad_result(
-    reason: Reason = Reason.TOO_FEW_IMAGES,
+    reason: str = Reason.TOO_FEW_IMAGES,
     message: str = "s3://datasets/anna/ holds 2 pictures; spec.dataset.minImages asks for 3.",
     *,
     retryable: bool = False,

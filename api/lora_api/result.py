@@ -9,8 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from lora_api.base import Count, LenientDocument, Loss
-from lora_api.reasons import Reason
+from lora_api.base import Count, LenientDocument, Loss, ReasonWord
 from lora_api.training import ArtifactStatus, ValidationStatus
 
 MAX_RESULT_BYTES = 4096
@@ -32,8 +31,8 @@ class Result(LenientDocument):
     outcome: Outcome
     """How it ended."""
 
-    reason: Reason
-    """Stable word for programs."""
+    reason: ReasonWord
+    """Stable word for programs; one of `Reason`, or one that only a newer trainer knows."""
 
     message: Annotated[str, Field(max_length=2048)]
     """Sentence for people: what, where, and what to do about it."""

@@ -21,7 +21,7 @@ from lora_operator.logs import log
 from lora_operator.metrics import Metrics
 from lora_operator.observe import look_up_warnings, observe
 from lora_operator.rules.decide import decide
-from lora_operator.run_metrics import bounded_recipe
+from lora_operator.run_metrics import bounded_reason, bounded_recipe
 from lora_operator.state.decision import Decision, Event
 from lora_operator.state.views import Observed, Run
 from lora_operator.status import StatusWriter
@@ -186,4 +186,5 @@ class Reconciler:
         if status.phase is Phase.COMPLETED:
             self._metrics.completed.labels(recipe).inc()
         elif status.failure is not None:
-            self._metrics.failed.labels(status.failure.reason, recipe).inc()
+            reason = bounded_reason(status.failure.reason)
+            self._metrics.failed.labels(reason, recipe).inc()

@@ -11,6 +11,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from lora_api.job import BUILT_IN_RECIPES
+from lora_api.reasons import Reason
 from lora_api.training import ConditionType, Phase
 from lora_operator.cache import Cache, Object
 from lora_operator.kube.resources import TRAININGS, WATCHED
@@ -31,6 +32,11 @@ _PER_RUN = {
 def bounded_recipe(recipe: str) -> str:
     """A recipe as a label value: users can write anything into the field."""
     return recipe if recipe in BUILT_IN_RECIPES else "other"
+
+
+def bounded_reason(reason: str) -> str:
+    """A reason as a label value: a trainer of another version may use words that we don't know."""
+    return reason if reason in set(Reason) else "other"
 
 
 class RunCollector(Collector):
@@ -119,6 +125,5 @@ def _recipe(run: Object) -> str:
 def _running_reason(run: Object) -> str:
     for condition in run.get("status", {}).get("conditions", []):
         if condition["type"] == ConditionType.RUNNING:
-            reason: str = condition["reason"]
-            return reason
-    return "NotStarted"
+            return bounded_reason(condition["reason"])
+    return Reason.NOT_STARTED

@@ -163,7 +163,7 @@ def test_a_storage_that_refuses_is_told_apart(name: str, s3_job: AJob) -> None:
         changed = changed.having(path, value)
     os.environ.update(case.environment)
     code, result = changed.run()
-    assert result.reason is case.reason, result.message
+    assert result.reason == case.reason, result.message
     assert all(word in result.message for word in case.words), result.message
     assert ROOT[1] not in result.message
     final = case.reason is not Reason.STORAGE_UNREACHABLE

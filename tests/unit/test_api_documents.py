@@ -116,7 +116,7 @@ def test_a_termination_message_always_fits_and_can_be_read_back(message: str) ->
     data = result.to_termination_message()
     assert len(data) <= MAX_RESULT_BYTES
     json.loads(data)
-    assert Result.model_validate_json(data).reason is Reason.INVALID_IMAGES
+    assert Result.model_validate_json(data).reason == Reason.INVALID_IMAGES
 
 
 def test_a_shortened_message_says_that_it_was_shortened() -> None:

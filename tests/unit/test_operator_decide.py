@@ -221,3 +221,14 @@ def test_the_longest_name_of_a_run_leaves_room_for_its_children() -> None:
     run = a_training().named("a" * MAX_NAME_LENGTH).run()
     assert len(job_name(run.key.name)) <= 63
     assert len(workspace_name(run.key.name)) <= 63
+
+
+def test_a_failure_in_a_newer_trainers_words_is_passed_on() -> None:
+    said = a_bad_result("LensCapOn", "The lens cap is on.", retryable=True)
+    ended = seen().with_pods(a_pod().ended(65, said))
+    for sight in (ended, ended.with_job(a_job().failed()).with_pods(a_pod().ended(65, said))):
+        status = sight.decide().status
+        assert status is not None
+        assert status.failure is not None
+        assert (status.failure.reason, status.message) == ("LensCapOn", "The lens cap is on.")
+        assert "LensCapOn" in {condition.reason for condition in status.conditions}

@@ -22,7 +22,7 @@ from lora_operator.logs import JsonFormatter, TextFormatter
 from lora_operator.metrics import Metrics
 from lora_operator.observe import observe
 from lora_operator.puller import pace
-from lora_operator.run_metrics import RunCollector
+from lora_operator.run_metrics import RunCollector, bounded_reason
 from lora_operator.settings import ProgressRoute
 from lora_operator.state.decision import Event
 from lora_operator.state.text import clip, duration, quote, tail
@@ -246,6 +246,17 @@ def test_users_cannot_make_up_label_values() -> None:
     shown = generate_latest(metrics.registry).decode()
     assert "made-up" not in shown
     assert 'loratraining_runs{phase="Pending",recipe="other"} 1.0' in shown
+
+
+def test_pods_cannot_make_up_label_values() -> None:
+    metrics, cache = Metrics(), Cache()
+    metrics.registry.register(RunCollector(cache))
+    training = a_training()
+    training.status["conditions"] = [{"type": "Running", "reason": "MadeUp"}]
+    cache.put(TRAININGS, training.stored())
+    shown = generate_latest(metrics.registry).decode()
+    assert 'loratraining_waiting_runs{reason="other"} 1.0' in shown
+    assert (bounded_reason("MadeUp"), bounded_reason("OutOfMemory")) == ("other", "OutOfMemory")
 
 
 def a_record(**fields: object) -> logging.LogRecord:

@@ -16,7 +16,7 @@ def spec_is_admitted(seen: Observed, draft: Draft) -> Verdict:
         if _is_under_way(seen):
             # A newer or older operator started it; the Job has all it needs.
             return Verdict.CONTINUE
-        draft.set(ConditionType.ADMITTED, "False", Reason(failure.reason), failure.message)
+        draft.set(ConditionType.ADMITTED, "False", failure.reason, failure.message)
         draft.fail(failure)
         return Verdict.SETTLED
     draft.set(ConditionType.ADMITTED, "True", Reason.ACCEPTED)

@@ -24,7 +24,7 @@ def attempt_is_over(seen: Observed, draft: Draft) -> Verdict:
     if failure.exit_code in FINAL_CODES or not _attempts_left(seen):
         # The Job says so within a second; until then nobody should read that it tries again.
         draft.message = failure.message
-        draft.set(ConditionType.RUNNING, "False", Reason(failure.reason), failure.message)
+        draft.set(ConditionType.RUNNING, "False", failure.reason, failure.message)
         return Verdict.SETTLED
     draft.wait(
         Phase.PENDING,

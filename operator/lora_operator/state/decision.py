@@ -110,7 +110,7 @@ class Draft:
         """Nothing about this run may change any more."""
         self._untouched = True
 
-    def set(self, kind: ConditionType, truth: Truth, reason: Reason, message: str = "") -> None:
+    def set(self, kind: ConditionType, truth: Truth, reason: str, message: str = "") -> None:
         """State one condition; its transition time moves only when `truth` does."""
         known = self._before[kind]
         self._conditions[kind] = Condition(
@@ -147,7 +147,7 @@ class Draft:
 
     def fail(self, failure: FailureStatus, *, at: datetime | None = None) -> None:
         """The run ends here, badly."""
-        reason, message = Reason(failure.reason), failure.message
+        reason, message = failure.reason, failure.message
         self.phase = Phase.FAILED
         self.message = message
         self.failure = failure
