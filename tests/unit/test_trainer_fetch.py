@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from lora_api.reasons import Reason
+from lora_trainer.basemodel import check_weight_header, read_configs
 from lora_trainer.captions import MAX_CAPTION_BYTES
 from lora_trainer.errors import TrainerError
-from lora_trainer.fetch import FetchedDataset, fetch_dataset, fetch_files
+from lora_trainer.fetch import FetchedDataset, fetch_base_model, fetch_dataset, fetch_files
+from lora_trainer.recipes import RECIPES
 from lora_trainer.storage import StoredFile
 from lora_trainer.storage.local import LocalStorage
 
@@ -72,3 +74,41 @@ def test_a_caption_that_is_too_long_is_refused_before_anything_is_fetched(tmp_pa
         _fetch(source, tmp_path / "here")
     assert caught.value.reason is Reason.INVALID_CAPTIONS
     assert not (tmp_path / "here").exists()
+
+
+DEEP = b'{"a":' * 100_000
+
+
+def test_a_config_nested_beyond_reason_is_an_invalid_base_model(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_bytes(DEEP)
+    with pytest.raises(TrainerError, match=r"model_index\.json is not readable JSON") as caught:
+        read_configs(tmp_path, RECIPES["sd15"], where="baseModel.uri x")
+    assert caught.value.reason is Reason.BASE_MODEL_INVALID
+
+
+def test_a_weight_header_nested_beyond_reason_is_an_invalid_base_model(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(DEEP).to_bytes(8, "little") + DEEP)
+    with pytest.raises(TrainerError, match="not a safetensors file") as caught:
+        check_weight_header(path, name="unet/a.safetensors", where="baseModel.uri x")
+    assert caught.value.reason is Reason.BASE_MODEL_INVALID
+
+
+def test_a_tokenizer_file_too_large_to_be_one_is_refused_from_the_listing(tmp_path: Path) -> None:
+    source = tmp_path / "there"
+    for component in RECIPES["sd15"].components:
+        (source / component).mkdir(parents=True)
+        (source / component / "config.json").write_text("{}")
+        (source / component / "model.safetensors").touch()
+    (source / "model_index.json").write_text("{}")
+    with (source / "tokenizer" / "vocab.json").open("wb") as file:
+        file.truncate((32 << 20) + 1)
+    with pytest.raises(TrainerError, match=r"tokenizer/vocab\.json: larger than 32 MiB") as caught:
+        fetch_base_model(
+            LocalStorage(f"file://{source}", field="baseModel.uri"),
+            tmp_path / "here",
+            RECIPES["sd15"],
+            check=lambda _model: None,
+            advance=lambda _done, _total: None,
+        )
+    assert caught.value.reason is Reason.BASE_MODEL_INVALID

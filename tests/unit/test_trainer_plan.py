@@ -28,6 +28,7 @@ def plan_of(**changes: Any) -> Plan:  # noqa: ANN401
 
 FAULTS: dict[str, tuple[str, list[str]]] = {
     "text that is no JSON": ("{", ["not JSON"]),
+    "lists in lists in lists": ("[" * 100_000, ["not JSON"]),
     "a list": ("[]", ["valid dictionary"]),
     "an empty object": ("{}", ["name", "recipe", "baseModel", "dataset", "output"]),
     "an unknown recipe beside an unknown field": (

@@ -6,7 +6,7 @@ before a gigabyte is fetched or a library imported.
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from lora_trainer.recipes import RecipeDefaults
 
 _STEMS = ("diffusion_pytorch_model", "model")
 _PICKLED = (".bin", ".ckpt", ".pt", ".pth")
+# Many times a CLIP vocabulary, which has about 1 MB.
+_MAX_CONFIG_BYTES = 32 << 20
 _CURE = (
     "convert it to safetensors (diffusers: pipe.save_pretrained(folder, safe_serialization=True))"
 )
@@ -147,6 +149,25 @@ def _variant_files(component: str, inside: Sequence[str], variant: str | None) -
     return []
 
 
+def check_config_sizes(sizes: Mapping[str, int], *, where: str) -> None:
+    """Refuse configs and tokenizer files that are too large to be any.
+
+    Args:
+        sizes: Name to bytes.
+        where: Field and URI, for the message.
+
+    Raises:
+        TrainerError: BaseModelInvalid; names them.
+    """
+    large = [name for name, size in sizes.items() if size > _MAX_CONFIG_BYTES]
+    if large:
+        raise TrainerError(
+            Reason.BASE_MODEL_INVALID,
+            f"{where}: {', '.join(large[:12])}: larger than {_MAX_CONFIG_BYTES >> 20} MiB, which "
+            "no config or tokenizer file is; copy the model anew",
+        )
+
+
 def read_configs(folder: Path, recipe: RecipeDefaults, *, where: str) -> dict[str, dict[str, Any]]:
     """Read the index and every component's config.
 
@@ -166,7 +187,7 @@ def read_configs(folder: Path, recipe: RecipeDefaults, *, where: str) -> dict[st
     for component, path in paths.items():
         try:
             value = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise TrainerError(
                 Reason.BASE_MODEL_INVALID,
                 f"{where}: {path.relative_to(folder)} is not readable JSON; copy the model anew",
@@ -195,7 +216,14 @@ def check_weight_header(path: Path, *, name: str, where: str) -> None:
             header = json.loads(file.read(length))
             tensors = [entry for key, entry in header.items() if key != "__metadata__"]
             ends = [entry["data_offsets"][1] for entry in tensors]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            IndexError,
+            RecursionError,
+        ) as error:
             raise _damaged(name, where, "is not a safetensors file") from error
     if 8 + length + max(ends, default=0) != size:
         raise _damaged(name, where, f"is cut off or has bytes too many ({size} bytes)")

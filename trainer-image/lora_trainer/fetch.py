@@ -16,6 +16,7 @@ from lora_trainer import log
 from lora_trainer.basemodel import (
     BaseModel,
     Selection,
+    check_config_sizes,
     check_weight_header,
     read_configs,
     select_files,
@@ -130,6 +131,7 @@ def fetch_base_model(
     selection = select_files(files, recipe, where=where)
     small = [files[name] for name in selection.configs]
     large = [files[name] for name in selection.weights]
+    check_config_sizes({file.name: file.size_bytes for file in small}, where=where)
     at = storage.folder or folder
     invalid, in_place = Reason.BASE_MODEL_INVALID, storage.folder
     digests = fetch_files(

@@ -118,7 +118,7 @@ def parse_job(text: str) -> JobDocument:
     """
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _invalid(f"the job document is not JSON: {error}") from error
     faults = _recipe_fault(value)
     try:

@@ -115,7 +115,7 @@ def _owner(storage: Storage) -> str | None:
             continue
         try:
             run_id = json.loads(data).get("runId")
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             continue
         if isinstance(run_id, str) and run_id:
             return run_id
