@@ -97,3 +97,28 @@ def test_an_output_that_became_another_runs_is_bad_input_and_stays_as_it_is(
     assert caught.value.reason is Reason.OUTPUT_NOT_WRITABLE
     assert caught.value.exit_code is ExitCode.BAD_INPUT
     assert (theirs / "model.safetensors").read_text() == "weights of theirs"
+
+
+@pytest.mark.parametrize("place", ["config.json", "report.json"])
+def test_of_two_runs_that_store_at_once_the_one_that_lost_the_claim_fails(
+    place: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+
+    def claim() -> None:
+        (out / "config.json").write_text(json.dumps({"runId": "theirs"}))
+
+    with pytest.raises(TrainerError, match="'theirs'") as caught:
+        _publish(ADisturbedFolder(out, {place: claim}), a_result(tmp_path / "result"))
+    assert caught.value.reason is Reason.OUTPUT_NOT_WRITABLE
+    assert caught.value.exit_code is ExitCode.BAD_INPUT
+    assert (out / "model.safetensors").exists() == (place == "report.json")
+
+
+def test_a_result_is_stored_whole_and_may_be_stored_again(tmp_path: Path) -> None:
+    result = a_result(tmp_path / "result")
+    storage = ADisturbedFolder(tmp_path / "out")
+    for _ in range(2):
+        _publish(storage, result)
+    names = {path.name for path in result.iterdir()}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names

@@ -54,7 +54,8 @@ def publish(
     """Upload the result folder.
 
     config.json goes first, because it says whose the model is; report.json last, because who
-    finds it finds everything that it lists.
+    finds it finds everything that it lists. config.json is read back after both: of two runs that
+    store there at the same time, the one that claimed first gives way.
 
     Args:
         storage: The output.
@@ -81,6 +82,8 @@ def publish(
             name = path.relative_to(folder).as_posix()
             kind = _TYPES.get(path.suffix, "application/octet-stream")
             storage.upload(path, name, content_type=kind)
+            if name in {CONFIG, REPORT}:
+                _require_claim(storage, run_id)
             done += path.stat().st_size
             advance(done, total)
     except StorageError as error:
@@ -105,21 +108,31 @@ def _refuse_stranger(storage: Storage, run_id: str) -> None:
         )
 
 
+def _require_claim(storage: Storage, run_id: str) -> None:
+    """Stop where another run has put its config.json in the place of ours."""
+    claimed = _run_id_in(storage, CONFIG)
+    if claimed != run_id:
+        raise TrainerError(
+            Reason.OUTPUT_NOT_WRITABLE,
+            f"output.uri: while this run ({run_id!r}) was storing there, "
+            f"{storage.describe(CONFIG)} became that of run {claimed!r}; name another output.uri",
+        )
+
+
 def _owner(storage: Storage) -> str | None:
     """The run whose model lies there: None without a model, empty where nobody claims it."""
     if not storage.exists(MODEL):
         return None
-    for name in (CONFIG, REPORT):
-        data = storage.read(name, limit_bytes=_MAX_CONFIG_BYTES)
-        if data is None:
-            continue
-        try:
-            run_id = json.loads(data).get("runId")
-        except (ValueError, AttributeError, RecursionError):
-            continue
-        if isinstance(run_id, str) and run_id:
-            return run_id
-    return ""
+    return _run_id_in(storage, CONFIG) or _run_id_in(storage, REPORT)
+
+
+def _run_id_in(storage: Storage, name: str) -> str:
+    """The runId in a JSON file; empty where there is none."""
+    try:
+        run_id = json.loads(storage.read(name, limit_bytes=_MAX_CONFIG_BYTES) or b"").get("runId")
+    except (ValueError, AttributeError, RecursionError):
+        return ""
+    return run_id if isinstance(run_id, str) else ""
 
 
 def _place(name: str) -> tuple[int, str]:
