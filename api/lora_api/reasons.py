@@ -15,6 +15,7 @@ class Reason(StrEnum):
     NOT_STARTED = "NotStarted"
     WORKSPACE_BOUND = "WorkspaceBound"
     WORKSPACE_PENDING = "WorkspacePending"
+    PREDECESSOR_TERMINATING = "PredecessorTerminating"
     POD_PENDING = "PodPending"
     POD_STARTING = "PodStarting"
     RUNNING = "Running"
@@ -70,6 +71,9 @@ MEANINGS: dict[Reason, str] = {
     Reason.NOT_STARTED: "What this condition waits for has not begun.",
     Reason.WORKSPACE_BOUND: "The workspace's volume is bound.",
     Reason.WORKSPACE_PENDING: "The workspace's claim waits for a volume.",
+    Reason.PREDECESSOR_TERMINATING: (
+        "The Job or claim of an earlier run of this name is still being removed."
+    ),
     Reason.POD_PENDING: "The Job exists; its pod has not been placed on a node yet.",
     Reason.POD_STARTING: "The pod is on a node; its image is pulled or its container starts.",
     Reason.RUNNING: "The trainer runs.",

@@ -1,13 +1,13 @@
 """Doing what was decided: dull, repeatable creations, each of which may find itself done already.
 
-A module of its own because "it exists" has three meanings (ours, a stranger's, gone again), and
-every creation has to tell them apart in the same way.
+A module of its own because "it exists" has four meanings (ours, an earlier run's, a stranger's,
+gone again), and every creation has to tell them apart in the same way.
 """
 
 from dataclasses import replace
 
 from lora_operator.builders.job import build_job
-from lora_operator.builders.ownership import is_owned_by
+from lora_operator.builders.ownership import is_left_by_predecessor, is_owned_by
 from lora_operator.builders.workspace import build_workspace
 from lora_operator.cache import Cache
 from lora_operator.errors import AlreadyExistsError, InternalError, RefusedError
@@ -70,7 +70,9 @@ class Actor:
             # Gone again between the two requests raises NotFound: the queue tries later.
             body = await self._client.get(resource, run.key.namespace, name)
             if not is_owned_by(body, run.uid):
-                return None, Refused(kind=Refusal.NAME_TAKEN, what=what, message=error.message)
+                left = is_left_by_predecessor(body, run)
+                kind = Refusal.PREDECESSOR_TERMINATING if left else Refusal.NAME_TAKEN
+                return None, Refused(kind=kind, what=what, message=error.message)
         except RefusedError as error:
             return None, Refused(kind=Refusal.CREATION_REFUSED, what=what, message=error.message)
         self._cache.put(resource, body)

@@ -141,6 +141,28 @@ def test_a_strangers_job_of_the_same_name_is_not_touched(
     assert after["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
 
 
+def test_a_run_made_again_waits_for_what_the_earlier_one_left(
+    api: ApiServer, namespace: str, stage: Stage
+) -> None:
+    old = Stage(api, stage.training)
+    old.apply()
+    old.job()
+    path = CLAIMS.path(namespace, "anna-workspace")
+    hold = {"metadata": {"finalizers": ["example.com/in-use"]}}
+    api.request("PATCH", path, hold, "application/merge-patch+json")
+    # Without the garbage collector the test takes the children away.
+    api.delete(TRAININGS, namespace, "anna")
+    api.delete(JOBS, namespace, "anna-train")
+    api.delete(CLAIMS, namespace, "anna-workspace")
+    stage.apply()
+    status = stage.is_in("Pending", "PredecessorTerminating")
+    assert "PersistentVolumeClaim anna-workspace of an earlier run" in status["message"]
+    release: dict[str, object] = {"metadata": {"finalizers": []}}
+    api.request("PATCH", path, release, "application/merge-patch+json")
+    stage.is_in("Pending", "PodPending")
+    assert "PredecessorTerminating" not in stage.told()
+
+
 def test_a_quota_that_refuses_the_job_is_quoted(
     api: ApiServer, namespace: str, stage: Stage
 ) -> None:

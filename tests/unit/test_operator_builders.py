@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from tests.builders import RUN_UID, ATraining, a_training
 
+from lora_api import GROUP
 from lora_api.job import JobDocument
 from lora_operator.builders.job import build_job
-from lora_operator.builders.ownership import is_owned_by
+from lora_operator.builders.ownership import is_left_by_predecessor, is_owned_by, metadata
 from lora_operator.builders.workspace import build_workspace
 
 Object = dict[str, Any]
@@ -208,3 +209,24 @@ def test_labels_alone_make_no_child() -> None:
 def test_what_is_built_is_plain_json() -> None:
     job = job_of(a_training())
     assert json.loads(json.dumps(job)) == job
+
+
+@pytest.mark.parametrize(
+    ("sentence", "changes", "left"),
+    [
+        ("an earlier run's", {"uid": "another"}, True),
+        ("an earlier API version's", {"uid": "a", "apiVersion": f"{GROUP}/v1"}, True),
+        ("our own", {}, False),
+        ("another run's", {"uid": "another", "name": "ben"}, False),
+        ("another kind's", {"uid": "another", "kind": "Workflow"}, False),
+        ("another group's", {"uid": "another", "apiVersion": "x.dev/v1"}, False),
+        ("a mere dependent's", {"uid": "another", "controller": False}, False),
+    ],
+)
+def test_what_an_earlier_run_left_is_told_by_its_owner(
+    sentence: str, changes: Object, left: bool
+) -> None:
+    run = a_training().run()
+    body = {"metadata": metadata(run, "anna-train")}
+    body["metadata"]["ownerReferences"][0].update(changes)
+    assert is_left_by_predecessor(body, run) is left, sentence

@@ -232,3 +232,19 @@ def test_a_failure_in_a_newer_trainers_words_is_passed_on() -> None:
         assert status.failure is not None
         assert (status.failure.reason, status.message) == ("LensCapOn", "The lens cap is on.")
         assert "LensCapOn" in {condition.reason for condition in status.conditions}
+
+
+def test_what_an_earlier_run_left_is_waited_for_without_alarm() -> None:
+    kind = Refusal.PREDECESSOR_TERMINATING
+    for sight, what in (
+        (seen().claim_refused(kind, "exists"), "PersistentVolumeClaim anna-workspace"),
+        (seen().with_claim().job_refused(kind, "exists"), "Job anna-train"),
+    ):
+        decision = sight.after(seen()).decide()
+        assert decision.status is not None
+        assert decision.status.message == (
+            f"{what} of an earlier run of this name is still being removed; the run starts by "
+            "itself."
+        )
+        assert [event.kind for event in decision.events] == ["Normal"]
+        assert decision.revisit_at == NOW + timedelta(seconds=2)

@@ -6,7 +6,7 @@ builder and check must not drift apart.
 
 from typing import Any
 
-from lora_api import API_VERSION
+from lora_api import API_VERSION, GROUP
 from lora_api.training import KIND
 from lora_operator.labels import labels_of
 from lora_operator.state.views import Run
@@ -37,3 +37,17 @@ def is_owned_by(body: dict[str, Any], uid: str) -> bool:
     """Whether the object's controlling owner is the one with this uid; labels prove nothing."""
     owners = body["metadata"].get("ownerReferences", [])
     return any(owner.get("controller") and owner["uid"] == uid for owner in owners)
+
+
+def is_left_by_predecessor(body: dict[str, Any], run: Run) -> bool:
+    """Whether the object's controlling owner is an earlier run of the same name.
+
+    Its owner can't exist any more, or this run would not, so garbage collection removes it.
+    """
+    return any(
+        owner.get("controller")
+        and owner["apiVersion"].partition("/")[0] == GROUP
+        and (owner["kind"], owner["name"]) == (KIND, run.key.name)
+        and owner["uid"] != run.uid
+        for owner in body["metadata"].get("ownerReferences", [])
+    )

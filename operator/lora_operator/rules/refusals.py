@@ -1,7 +1,7 @@
 """What the API server's refusal to create something means for the run.
 
-A module of its own because claim and Job are refused for the same reasons: a foreign object in the
-way, a quota, admission, or missing rights.
+A module of its own because claim and Job are refused for the same reasons: a foreign object or an
+earlier run's in the way, a quota, admission, or missing rights.
 """
 
 from lora_api.reasons import Reason
@@ -14,6 +14,8 @@ from lora_operator.state.views import Refusal, Refused
 # Nobody tells us when a quota is raised or a foreign object is gone, so it is tried again; rarely,
 # because each try is a write that may fail.
 RETRY_SECONDS = 20
+# What an earlier run left is gone within seconds, and asking costs little for so long.
+PREDECESSOR_SECONDS = 2
 
 
 def explain_refusal(refused: Refused) -> tuple[Reason, str]:
@@ -22,6 +24,11 @@ def explain_refusal(refused: Refused) -> tuple[Reason, str]:
         return Reason.NAME_TAKEN, (
             f"{refused.what} exists and belongs to something else. Delete or rename it, or create "
             "the run under another name; it starts by itself once the name is free."
+        )
+    if refused.kind is Refusal.PREDECESSOR_TERMINATING:
+        return Reason.PREDECESSOR_TERMINATING, (
+            f"{refused.what} of an earlier run of this name is still being removed; the run starts "
+            "by itself."
         )
     return Reason.CREATION_REFUSED, (
         f"The API server refuses {refused.what}: {quote(refused.message)}. The run starts by "
@@ -33,5 +40,6 @@ def wait_for_permission(refused: Refused, draft: Draft) -> Verdict:
     """Wait with the refusal as the reason, and try again later."""
     reason, message = explain_refusal(refused)
     draft.wait(Phase.PENDING, reason, message)
-    draft.revisit_in(RETRY_SECONDS)
+    is_passing = refused.kind is Refusal.PREDECESSOR_TERMINATING
+    draft.revisit_in(PREDECESSOR_SECONDS if is_passing else RETRY_SECONDS)
     return Verdict.SETTLED

@@ -212,6 +212,7 @@ _HEALTHY = frozenset(
     {
         Reason.NOT_STARTED,
         Reason.WORKSPACE_PENDING,
+        Reason.PREDECESSOR_TERMINATING,
         Reason.POD_PENDING,
         Reason.POD_STARTING,
         Reason.RUNNING,

@@ -108,6 +108,7 @@ class Refusal(StrEnum):
     """What the API server refused, and why it matters."""
 
     NAME_TAKEN = Reason.NAME_TAKEN
+    PREDECESSOR_TERMINATING = Reason.PREDECESSOR_TERMINATING
     CREATION_REFUSED = Reason.CREATION_REFUSED
 
 
