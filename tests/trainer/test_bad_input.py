@@ -254,6 +254,20 @@ def test_a_model_of_another_run_is_not_written_over(job: AJob) -> None:
     assert first.model == model
 
 
+def test_jobs_without_run_id_are_strangers_to_each_other_but_not_to_themselves(job: AJob) -> None:
+    body = {name: value for name, value in job.with_steps(1).body.items() if name != "runId"}
+    first = AJob(job.folder, body)
+    assert first.run()[0] == ExitCode.OK
+    model = first.model
+    other = first.having("optimization.seed", 9)
+    code, result = AJob(other.folder, other.body, "other-workspace").run()
+    assert (code, result.reason) == (ExitCode.BAD_INPUT, Reason.OUTPUT_NOT_WRITABLE)
+    assert first.model == model
+    code, result = other.run()  # the same workspace with a changed setting is the same run
+    assert code == ExitCode.OK, result.message
+    assert first.model != model
+
+
 def test_a_workspace_of_another_run_is_refused(job: AJob) -> None:
     job.having("dataset.uri", "file:///nowhere").run()
     code, result = job.having("runId", "run-2").run()

@@ -8,7 +8,7 @@ import pytest
 
 from lora_api.reasons import Reason
 from lora_trainer.errors import TrainerError
-from lora_trainer.plan import Plan, make_plan, parse_job, read_document
+from lora_trainer.plan import Plan, make_plan, parse_job, read_document, with_identity
 
 
 def document(**changes: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -116,3 +116,22 @@ def test_places_and_prompts_do_not_shape_the_weights_but_settings_and_data_do() 
 def test_where_progress_is_served_does_not_make_another_job() -> None:
     assert plan_of(server={"port": 8080}).key == plan_of().key
     assert plan_of(name="other").key != plan_of().key
+
+
+def _identity(recorded: str | None = None, **changes: Any) -> str:  # noqa: ANN401
+    return with_identity(parse_job(json.dumps(document(**changes))), recorded).run_id
+
+
+def test_a_job_without_run_id_has_the_identity_of_what_it_trains() -> None:
+    assert _identity().startswith("local-")
+    assert _identity(output={"uri": "file:///elsewhere"}) == _identity()
+    assert _identity(dataset={"uri": "file:///other"}) != _identity()
+    assert _identity(name="bob") != _identity()
+
+
+def test_a_job_without_run_id_keeps_the_local_identity_of_its_workspace_and_takes_no_other() -> (
+    None
+):
+    assert _identity("local-1", name="bob") == "local-1"
+    assert _identity("some-uid") == _identity()
+    assert _identity("local-1", runId="some-uid") == "some-uid"

@@ -132,7 +132,7 @@ def _run(job: JobDocument, workspace: Path, *, fresh: bool) -> int:
     server = start_server(board, job.server)
     try:
         with display(board):
-            log.info("run", name=job.name, run_id=job.run_id, workspace=workspace)
+            log.info("run", name=job.name, workspace=workspace)
             try:
                 result = run_job(
                     job, workspace, board=board, stop=stop, started=started, fresh=fresh

@@ -17,6 +17,7 @@ from lora_trainer.disk import sha256_of_json
 from lora_trainer.errors import TrainerError
 from lora_trainer.recipes import RECIPES, RecipeDefaults
 
+UNNAMED_RUN: str = JobDocument.model_fields["run_id"].default
 _MAX_DOCUMENT_BYTES = 1 << 20
 _DEFAULT_PROMPTS = ("{}", "a photo of {}", "{} in a park")
 
@@ -128,6 +129,25 @@ def parse_job(text: str) -> JobDocument:
     if faults:
         raise _invalid("; ".join(faults))
     return job
+
+
+def with_identity(job: JobDocument, recorded: str | None) -> JobDocument:
+    """The job with an identity of its own where the document names none.
+
+    It follows from the document and not from chance, because it is part of the file's metadata:
+    the same document gives the same bytes in another workspace.
+
+    Args:
+        job: The document.
+        recorded: The identity that the workspace has; a local one is kept although the document
+            changed, so that the run goes on.
+    """
+    if job.run_id != UNNAMED_RUN:
+        return job
+    if recorded is not None and (recorded + "-").startswith(f"{UNNAMED_RUN}-"):
+        return job.model_copy(update={"run_id": recorded})
+    content = job.model_dump(mode="json", exclude={"server", "output", "run_id"})
+    return job.model_copy(update={"run_id": f"{UNNAMED_RUN}-{sha256_of_json(content)[:32]}"})
 
 
 def make_plan(job: JobDocument) -> Plan:

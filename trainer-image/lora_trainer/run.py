@@ -19,13 +19,13 @@ from lora_trainer.context import Context
 from lora_trainer.dataset import Dataset, build_dataset
 from lora_trainer.environment import confine
 from lora_trainer.fetch import fetch_base_model, fetch_dataset
-from lora_trainer.plan import make_plan
+from lora_trainer.plan import make_plan, with_identity
 from lora_trainer.progress import ProgressBoard
 from lora_trainer.publish import check_output, publish
 from lora_trainer.recipes import RECIPES, check_base
 from lora_trainer.stopping import StopFlag
 from lora_trainer.storage import Storage, open_storage
-from lora_trainer.workspace import open_workspace
+from lora_trainer.workspace import open_workspace, recorded_run_id
 
 
 def run_job(
@@ -53,6 +53,8 @@ def run_job(
     Raises:
         TrainerError: Any expected failure.
     """
+    job = with_identity(job, recorded_run_id(root))
+    log.info("identity", run_id=job.run_id)
     plan = make_plan(job)
     with open_workspace(root, run_id=job.run_id, key=plan.key) as workspace:
         confine(root)

@@ -84,6 +84,20 @@ class Workspace:
         return self.root / "stages" / f"{stage.value.lower()}.json"
 
 
+def recorded_run_id(root: Path) -> str | None:
+    """The run that a workspace belongs to; None where it is nobody's or can't be read.
+
+    Args:
+        root: The folder; it need not exist.
+    """
+    try:
+        owner = read_json(root / "run.json")
+    except OSError:
+        return None  # opening it says what is wrong with it
+    run_id = owner.get("runId") if isinstance(owner, dict) else None
+    return run_id if isinstance(run_id, str) else None
+
+
 @contextmanager
 def open_workspace(root: Path, *, run_id: str, key: str) -> Iterator[Workspace]:
     """Make the folder this run's own, or find that it is already; hold it until the end.
