@@ -90,7 +90,7 @@ REFUSED = [
     ),
     ("seventeen prompts", "spec.validation.prompts", ["p"] * 17, "prompts"),
     ("an endless prompt", "spec.validation.prompts", ["p" * 1001], "prompts"),
-    ("more pictures held out than there are", "spec.validation.heldOutImages", 3, "heldOutImages"),
+    ("more pictures held out than there are", "spec.validation.heldOutImages", 8, "heldOutImages"),
     ("minimum above maximum", "spec.dataset", {"uri": "s3://datasets/a", "minImages": 30}, "minIm"),
     ("a local file as dataset", "spec.dataset.uri", "file:///etc", "must start with s3://"),
     ("a local file as output", "spec.output.uri", "file:///tmp/x", "must start with s3://"),
