@@ -13,9 +13,7 @@ from typing import Any, Self
 
 from lora_api import API_VERSION
 from lora_api.progress import Progress, Stage
-from lora_api.reasons import Reason
-from lora_api.result import Outcome, Result
-from lora_api.training import KIND, ArtifactStatus, LoRATrainingStatus, ValidationStatus
+from lora_api.training import KIND, LoRATrainingStatus
 from lora_operator.builders.job import build_job
 from lora_operator.labels import job_name, labels_of, workspace_name
 from lora_operator.rules.decide import decide
@@ -355,48 +353,4 @@ def a_progress(stage: Stage, step: int, total: int = 100, at: datetime = NOW) ->
         steps_per_second=2.0,
         eta_seconds=max(0, total - step) / 2,
         updated_at=at,
-    )
-
-
-def a_good_result(*, measured: bool = True) -> str:
-    """The termination message of a trainer that stored its LoRA."""
-    return (
-        Result(
-            outcome=Outcome.SUCCEEDED,
-            reason=Reason.COMPLETED,
-            message="Trained, checked and stored.",
-            retryable=False,
-            step=100,
-            total_steps=100,
-            loss=0.05,
-            artifact=ArtifactStatus(
-                uri="s3://models/anna/model.safetensors",
-                digest=DIGEST,
-                size_bytes=123456,
-                format="kohya",
-            ),
-            validation=(
-                ValidationStatus(
-                    base_loss=0.2, lora_loss=0.1, improvement_percent=50.0, held_out_images=2
-                )
-                if measured
-                else None
-            ),
-        )
-        .to_termination_message()
-        .decode()
-    )
-
-
-def a_bad_result(
-    reason: str = Reason.TOO_FEW_IMAGES,
-    message: str = "s3://datasets/anna/ holds 2 pictures; spec.dataset.minImages asks for 3.",
-    *,
-    retryable: bool = False,
-) -> str:
-    """The termination message of a trainer that could not go on."""
-    return (
-        Result(outcome=Outcome.FAILED, reason=reason, message=message, retryable=retryable)
-        .to_termination_message()
-        .decode()
     )

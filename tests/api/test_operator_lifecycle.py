@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from tests.api.operator_process import ApiServer, Operator, Stage, eventually
-from tests.builders import a_bad_result, a_good_result, a_job, a_pod, a_training
+from tests.builders import a_job, a_pod, a_training
+from tests.results import a_bad_result, a_good_result
 
 from lora_cluster.light import LightCluster
 from lora_operator.kube.resources import CLAIMS, JOBS, LEASES, PODS, TRAININGS

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 from tests.api.operator_process import ApiServer, Object, Operator, Stage, eventually
-from tests.builders import a_bad_result, a_good_result, a_pod, a_training
+from tests.builders import a_pod, a_training
 from tests.conftest import start_with_crds
+from tests.results import a_bad_result, a_good_result
 
 from lora_operator.kube.resources import CLAIMS, JOBS, PODS, TRAININGS, Resource
 

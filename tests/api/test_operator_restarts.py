@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 from tests.api.operator_process import ApiServer, Operator, Stage, eventually
-from tests.builders import a_good_result, a_job, a_pod, a_training
+from tests.builders import a_job, a_pod, a_training
+from tests.results import a_good_result
 
 from lora_cluster.light import LightCluster
 from lora_operator.kube.resources import JOBS, LEASES, TRAININGS

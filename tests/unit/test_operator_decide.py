@@ -4,19 +4,8 @@ from datetime import timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.builders import (
-    NOW,
-    AJob,
-    APod,
-    ASight,
-    a_bad_result,
-    a_good_result,
-    a_job,
-    a_pod,
-    a_progress,
-    a_training,
-    seen,
-)
+from tests.builders import NOW, AJob, APod, ASight, a_job, a_pod, a_progress, a_training, seen
+from tests.results import a_bad_result, a_good_result
 
 from lora_api.progress import Stage
 from lora_api.training import MAX_NAME_LENGTH, LoRATrainingStatus, Phase

@@ -1,0 +1,53 @@
+"""Termination messages for tests: what a trainer leaves at its end.
+
+A module of its own because these are the trainer's words; the builders make Kubernetes' objects.
+"""
+
+from lora_api.reasons import Reason
+from lora_api.result import Outcome, Result
+from lora_api.training import ArtifactStatus, ValidationStatus
+from tests.builders import DIGEST
+
+
+def a_good_result(*, measured: bool = True) -> str:
+    """The termination message of a trainer that stored its LoRA."""
+    return (
+        Result(
+            outcome=Outcome.SUCCEEDED,
+            reason=Reason.COMPLETED,
+            message="Trained, checked and stored.",
+            retryable=False,
+            step=100,
+            total_steps=100,
+            loss=0.05,
+            artifact=ArtifactStatus(
+                uri="s3://models/anna/model.safetensors",
+                digest=DIGEST,
+                size_bytes=123456,
+                format="kohya",
+            ),
+            validation=(
+                ValidationStatus(
+                    base_loss=0.2, lora_loss=0.1, improvement_percent=50.0, held_out_images=2
+                )
+                if measured
+                else None
+            ),
+        )
+        .to_termination_message()
+        .decode()
+    )
+
+
+def a_bad_result(
+    reason: str = Reason.TOO_FEW_IMAGES,
+    message: str = "s3://datasets/anna/ holds 2 pictures; spec.dataset.minImages asks for 3.",
+    *,
+    retryable: bool = False,
+) -> str:
+    """The termination message of a trainer that could not go on."""
+    return (
+        Result(outcome=Outcome.FAILED, reason=reason, message=message, retryable=retryable)
+        .to_termination_message()
+        .decode()
+    )
