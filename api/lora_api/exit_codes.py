@@ -8,31 +8,19 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Exit codes of `lora-trainer`; the names of sysexits.h where one fits."""
+    """Exit codes of `lora-trainer`; the names of sysexits.h where one fits.
+
+    What each means stands in `MEANINGS`.
+    """
 
     OK = 0
-    """Trained, checked and stored."""
-
     CRASHED = 1
-    """A fault nobody foresaw; worth another attempt."""
-
     USAGE = 2
-    """The command line was wrong; never try again."""
-
     BAD_INPUT = 65
-    """Job document, dataset, base model or output can't work as given; never try again."""
-
     DIVERGED = 70
-    """The loss stopped being finite; the same settings would do it again."""
-
     TRANSIENT = 75
-    """Storage or network failed for now; try again, finished stages are kept."""
-
     NOT_STORED = 76
-    """Trained, but the result couldn't be stored; try again, only the upload is repeated."""
-
     INTERRUPTED = 143
-    """SIGTERM: a checkpoint was saved; try again, training goes on from it."""
 
     @property
     def is_retryable(self) -> bool:
@@ -41,3 +29,14 @@ class ExitCode(IntEnum):
 
 
 FINAL_CODES = frozenset({ExitCode.OK, ExitCode.USAGE, ExitCode.BAD_INPUT, ExitCode.DIVERGED})
+
+MEANINGS: dict[ExitCode, str] = {
+    ExitCode.OK: "Trained, checked and stored.",
+    ExitCode.CRASHED: "A fault nobody foresaw.",
+    ExitCode.USAGE: "The command line was wrong.",
+    ExitCode.BAD_INPUT: "Job document, dataset, base model or output can't work as given.",
+    ExitCode.DIVERGED: "The loss stopped being finite.",
+    ExitCode.TRANSIENT: "Storage or network failed for now; finished stages are kept.",
+    ExitCode.NOT_STORED: "Trained, but not stored; only the upload is repeated.",
+    ExitCode.INTERRUPTED: "SIGTERM: a checkpoint was saved; training goes on from it.",
+}

@@ -6,23 +6,12 @@ from pathlib import Path
 
 import yaml
 
-from lora_api import GROUP
-from lora_api.exit_codes import ExitCode
+from lora_api import GROUP, exit_codes
 from lora_api.reasons import MEANINGS
 from lora_api.training import PLURAL
 from lora_crd.definition import custom_resource_definition
 
 BANNER = "Generated from api/lora_api by `make generate`; edit the models, not this file."
-EXIT_CODE_MEANINGS = {
-    ExitCode.OK: "Trained, checked and stored.",
-    ExitCode.CRASHED: "A fault nobody foresaw.",
-    ExitCode.USAGE: "The command line was wrong.",
-    ExitCode.BAD_INPUT: "Job document, dataset, base model or output can't work as given.",
-    ExitCode.DIVERGED: "The loss stopped being finite.",
-    ExitCode.TRANSIENT: "Storage or network failed for now; finished stages are kept.",
-    ExitCode.NOT_STORED: "Trained, but not stored; only the upload is repeated.",
-    ExitCode.INTERRUPTED: "SIGTERM: a checkpoint was saved; training goes on from it.",
-}
 
 
 def generated_files() -> dict[Path, str]:
@@ -42,7 +31,7 @@ def _reasons_page() -> str:
     reasons = "".join(f"| `{reason}` | {meaning} |\n" for reason, meaning in MEANINGS.items())
     codes = "".join(
         f"| {code.value} | {meaning} | {'yes' if code.is_retryable else 'no'} |\n"
-        for code, meaning in EXIT_CODE_MEANINGS.items()
+        for code, meaning in exit_codes.MEANINGS.items()
     )
     return (
         f"<!-- {BANNER} -->\n"

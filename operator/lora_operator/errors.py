@@ -32,12 +32,6 @@ class LeadershipLostError(OperatorError):
     reason = "LeadershipLost"
 
 
-class CrdMissingError(OperatorError):
-    """The API server does not serve LoRATrainings."""
-
-    reason = "CrdMissing"
-
-
 class InternalError(OperatorError):
     """Two parts of the operator disagree; a fault of ours."""
 
