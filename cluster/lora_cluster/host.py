@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from lora_cluster import configs, namespaces, packages
-from lora_cluster.builds import ensure_binaries, locked
+from lora_cluster.builds import ensure_binaries
 from lora_cluster.commands import host_components
 from lora_cluster.containerd import ImageStore
 from lora_cluster.control import ask
@@ -33,6 +33,7 @@ from lora_cluster.layout import (
     new_keys,
     readable_record,
 )
+from lora_cluster.locks import locked
 from lora_cluster.pki import issue_all
 from lora_cluster.progress import say
 from lora_cluster.readiness import Readiness

@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 
 from lora_cluster import packages
-from lora_cluster.builds import locked
 from lora_cluster.errors import ClusterError, last_lines
 from lora_cluster.images import image_folder
 from lora_cluster.layout import cache_folder, find_checkout
+from lora_cluster.locks import locked
 from lora_cluster.progress import say
 
 SUITE = "bookworm"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lora_cluster.builds import locked
 from lora_cluster.configs import SANDBOX_IMAGE
 from lora_cluster.errors import ClusterError
 from lora_cluster.layout import cache_folder
+from lora_cluster.locks import locked
 from lora_cluster.oci import ImageSpec, OciFolder
 
 BUSYBOX_IMAGE = SANDBOX_IMAGE  # the pause process is its `sleep`, the volume helper its shell

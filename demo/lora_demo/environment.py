@@ -7,10 +7,13 @@ not how the cluster was made.
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 
+POLL_SECONDS = 0.1
 _EXPORT = re.compile(r"^export (\w+)=(.*)$")
 
 
@@ -51,6 +54,42 @@ def cluster(*arguments: str) -> str:
     if done.returncode:
         raise DemoError(f"`lora-cluster {shlex.join(arguments)}` failed: the lines above say why")
     return done.stdout
+
+
+def cluster_together(*commands: tuple[str, ...]) -> list[str]:
+    """Runs `lora-cluster` commands side by side; when one fails, the others are ended at once.
+
+    Returns:
+        Their answers, in the order of the commands.
+
+    Raises:
+        DemoError: A command failed; it has said why.
+    """
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "lora_cluster", *arguments],
+            stdout=subprocess.PIPE,
+            text=True,
+            process_group=0,  # so that ending one also ends the compilers it started
+        )
+        for arguments in commands
+    ]
+    try:
+        while any(process.poll() is None for process in running):
+            if any(process.poll() for process in running):
+                break
+            time.sleep(POLL_SECONDS)
+        for arguments, process in zip(commands, running, strict=True):
+            if process.poll():
+                raise DemoError(
+                    f"`lora-cluster {shlex.join(arguments)}` failed: the lines above say why"
+                )
+        return [process.communicate()[0] for process in running]
+    finally:
+        for process in running:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait()
 
 
 def read_environment() -> Environment:

@@ -3,12 +3,11 @@
 A module of its own because the end-to-end tests start from the same place as the demonstration.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rich.console import Console
 
-from lora_demo.environment import Environment, cluster, read_environment, run
+from lora_demo.environment import Environment, cluster, cluster_together, read_environment, run
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts/lora-operator"
@@ -28,11 +27,10 @@ def install(console: Console) -> Environment:
     """
     console.rule("cluster and images")
     # Compiling Kubernetes keeps the processor busy, building images the network and the disk.
-    with ThreadPoolExecutor() as pool:
-        started = pool.submit(cluster, "up")
-        building = {name: pool.submit(_build, name) for name in ("operator", "trainer")}
-        started.result()
-        images = {name: built.result() for name, built in building.items()}
+    kinds = ("operator", "trainer")
+    commands = [("up",), *(("build-image", kind) for kind in kinds)]
+    _, *built = cluster_together(*commands)
+    images = {kind: said.split()[-1] for kind, said in zip(kinds, built, strict=True)}
     for reference in images.values():
         cluster("load-image", reference)
     environment = read_environment()
@@ -56,8 +54,3 @@ def _apply_crds(environment: Environment) -> None:
         "-f", str(CHART / "crds"))  # fmt: skip
     run(environment, "kubectl", "wait", "--for=condition=Established", "--timeout=30s",
         "-f", str(CHART / "crds"))  # fmt: skip
-
-
-def _build(name: str) -> str:
-    """Builds an image and returns its reference."""
-    return cluster("build-image", name).split()[-1]
