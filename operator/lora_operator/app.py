@@ -16,7 +16,7 @@ import aiohttp
 
 from lora_operator.actions import Actor
 from lora_operator.api_watch import ApiWatch
-from lora_operator.cache import Cache, Key, key_of
+from lora_operator.cache import Cache
 from lora_operator.errors import ApiError, OperatorError
 from lora_operator.feed import Feed
 from lora_operator.kube.client import KubeClient
@@ -29,6 +29,7 @@ from lora_operator.puller import ProgressPuller
 from lora_operator.reconcile import Reconciler
 from lora_operator.run_metrics import RunCollector
 from lora_operator.settings import Settings
+from lora_operator.state.keys import Key, key_of
 from lora_operator.status import StatusWriter
 from lora_operator.sweep import Sweeper
 from lora_operator.web import WebServer, measure_lag

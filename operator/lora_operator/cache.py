@@ -6,27 +6,10 @@ it has to know that, and everything irreversible reads the API server instead.
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any, NamedTuple
 
 from lora_operator.kube.resources import TRAININGS, WATCHED, Resource
 from lora_operator.labels import RUN_LABEL
-
-Object = dict[str, Any]
-
-
-class Key(NamedTuple):
-    """Identity of a run in the queue, and of any object within its kind."""
-
-    namespace: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.namespace}/{self.name}"
-
-
-def key_of(body: Object) -> Key:
-    """Namespace and name of an object."""
-    return Key(body["metadata"]["namespace"], body["metadata"]["name"])
+from lora_operator.state.keys import Key, Object, key_of
 
 
 def run_of(resource: Resource, body: Object) -> Key | None:

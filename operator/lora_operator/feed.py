@@ -11,10 +11,11 @@ from typing import Any
 
 import kopf
 
-from lora_operator.cache import Cache, Key, key_of, run_of
+from lora_operator.cache import Cache, run_of
 from lora_operator.kube.credentials import Connection, Middleware
 from lora_operator.kube.resources import CHILDREN, WATCHED, Resource
 from lora_operator.labels import CHILD_SELECTOR
+from lora_operator.state.keys import Key, key_of
 
 # The server ends each watch after this; that a new one was opened shows that the feed lives.
 WATCH_SECONDS = 300

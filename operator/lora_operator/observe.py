@@ -9,11 +9,12 @@ from datetime import datetime, timedelta
 
 from lora_api.progress import Progress
 from lora_operator.builders.ownership import is_owned_by
-from lora_operator.cache import Cache, Key, Object
+from lora_operator.cache import Cache
 from lora_operator.kube.client import KubeClient
 from lora_operator.kube.resources import CLAIMS, EVENTS, JOBS, PODS, TRAININGS
 from lora_operator.labels import job_name, workspace_name
-from lora_operator.rules.placement import FIRST_LOOK_SECONDS
+from lora_operator.state.keys import Key, Object
+from lora_operator.state.pace import FIRST_LOOK_SECONDS
 from lora_operator.state.reading import read_claim, read_job, read_pod, read_run
 from lora_operator.state.views import Claim, Job, Observed, Pod
 

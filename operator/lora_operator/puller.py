@@ -16,12 +16,13 @@ from pydantic import ValidationError
 from lora_api.job import PROGRESS_PORT
 from lora_api.progress import MAX_PROGRESS_BYTES, Progress
 from lora_operator.builders.ownership import is_owned_by
-from lora_operator.cache import Cache, Key, Object, run_of
+from lora_operator.cache import Cache, run_of
 from lora_operator.kube.resources import JOBS, PODS, TRAININGS
 from lora_operator.labels import job_name
 from lora_operator.metrics import Metrics
 from lora_operator.rules.running import is_worth_writing
 from lora_operator.settings import ProgressRoute
+from lora_operator.state.keys import Key, Object
 from lora_operator.state.reading import read_run
 
 TIMEOUT_SECONDS = 2.0

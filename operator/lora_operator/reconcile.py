@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from lora_api.progress import Progress
 from lora_api.training import LoRATrainingStatus, Phase
 from lora_operator.actions import Actor
-from lora_operator.cache import Cache, Key
+from lora_operator.cache import Cache
 from lora_operator.errors import ConflictError, NotFoundError, OperatorError
 from lora_operator.kube.client import KubeClient
 from lora_operator.kube.resources import JOBS, PODS, TRAININGS
@@ -23,6 +23,7 @@ from lora_operator.observe import look_up_warnings, observe
 from lora_operator.rules.decide import decide
 from lora_operator.run_metrics import bounded_reason, bounded_recipe
 from lora_operator.state.decision import Decision, Event
+from lora_operator.state.keys import Key
 from lora_operator.state.views import Observed, Run
 from lora_operator.status import StatusWriter
 

@@ -7,13 +7,14 @@ meanwhile; somebody has to compare.
 import asyncio
 from collections.abc import Callable
 
-from lora_operator.cache import Cache, Key
+from lora_operator.cache import Cache
 from lora_operator.errors import ApiError
 from lora_operator.kube.client import KubeClient
 from lora_operator.kube.resources import TRAININGS, WATCHED, Resource
 from lora_operator.labels import CHILD_SELECTOR
 from lora_operator.logs import log
 from lora_operator.metrics import Metrics
+from lora_operator.state.keys import Key
 
 EVERY_SECONDS = 180.0
 # A reconnect lists four kinds, perhaps several times; one sweep shortly after answers them all.

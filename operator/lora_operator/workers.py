@@ -9,10 +9,10 @@ import logging
 import traceback
 from collections.abc import Awaitable, Callable
 
-from lora_operator.cache import Key
 from lora_operator.errors import OperatorError, UnavailableError
 from lora_operator.logs import log
 from lora_operator.metrics import Metrics
+from lora_operator.state.keys import Key
 from lora_operator.workqueue import WorkQueue
 
 # A write in flight gets this long when the process is told to stop.

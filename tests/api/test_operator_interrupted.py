@@ -17,12 +17,13 @@ from tests.builders import NOW, a_training
 from lora_cluster.light import LightCluster
 from lora_operator.actions import Actor
 from lora_operator.builders.ownership import is_owned_by
-from lora_operator.cache import Cache, Key
+from lora_operator.cache import Cache
 from lora_operator.kube.client import KubeClient
 from lora_operator.kube.credentials import connect
 from lora_operator.kube.resources import CLAIMS, JOBS, TRAININGS
 from lora_operator.metrics import Metrics
 from lora_operator.reconcile import Reconciler
+from lora_operator.state.keys import Key
 from lora_operator.status import StatusWriter
 
 pytestmark = pytest.mark.api

@@ -16,7 +16,7 @@ from lora_api.progress import Stage
 from lora_api.training import Phase
 from lora_operator.__main__ import parse
 from lora_operator.api_watch import _resource, _verb
-from lora_operator.cache import Cache, Key
+from lora_operator.cache import Cache
 from lora_operator.kube.resources import JOBS, LEASES, PODS, TRAININGS
 from lora_operator.logs import JsonFormatter, TextFormatter
 from lora_operator.metrics import Metrics
@@ -25,6 +25,7 @@ from lora_operator.puller import pace
 from lora_operator.run_metrics import RunCollector, bounded_reason
 from lora_operator.settings import ProgressRoute
 from lora_operator.state.decision import Event
+from lora_operator.state.keys import Key
 from lora_operator.state.text import clip, duration, quote, tail
 from lora_operator.status import build_event, merge_patch
 

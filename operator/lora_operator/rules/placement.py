@@ -4,12 +4,9 @@ from lora_api.reasons import Reason
 from lora_api.training import LoRATrainingSpec, Phase
 from lora_operator.rules.base import Verdict
 from lora_operator.state.decision import Draft
+from lora_operator.state.pace import FIRST_LOOK_SECONDS, LOOK_AGAIN_SECONDS
 from lora_operator.state.text import quote
 from lora_operator.state.views import Observed
-
-# A pod follows its Job within a second; only then is it worth asking what holds it up.
-FIRST_LOOK_SECONDS = 5
-LOOK_AGAIN_SECONDS = 30
 
 
 def pod_is_created(seen: Observed, draft: Draft) -> Verdict:

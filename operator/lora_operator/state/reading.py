@@ -5,18 +5,15 @@ things, and where a document from a newer version is read with patience.
 """
 
 from datetime import UTC, datetime
-from typing import Any
 
 from pydantic import ValidationError
 
 from lora_api.job import explain
 from lora_api.training import LoRATrainingSpec, LoRATrainingStatus
 from lora_operator.builders.document import job_document
-from lora_operator.cache import key_of
 from lora_operator.labels import TRAINER_CONTAINER
+from lora_operator.state.keys import Object, key_of
 from lora_operator.state.views import Claim, Container, Job, Pod, Run
-
-Object = dict[str, Any]
 
 
 def read_run(body: Object) -> Run:

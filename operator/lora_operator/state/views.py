@@ -11,7 +11,7 @@ from enum import StrEnum
 from lora_api.progress import Progress
 from lora_api.reasons import Reason
 from lora_api.training import LoRATrainingSpec, LoRATrainingStatus
-from lora_operator.cache import Key
+from lora_operator.state.keys import Key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
