@@ -75,10 +75,6 @@ class LightCluster:
         """Start etcd with the data it had."""
         self._start("etcd")
 
-    def stop_etcd(self) -> None:
-        """Kill etcd; the API server answers 500 until it is back."""
-        self._stop("etcd", signal.SIGKILL)
-
     def start_apiserver(self) -> None:
         """Start the API server and wait until it is ready."""
         self._start("apiserver")
@@ -90,10 +86,6 @@ class LightCluster:
     def start_controller_manager(self) -> None:
         """Start the controllers (Jobs, garbage collection, namespaces); does not wait for them."""
         self._start("controller-manager")
-
-    def stop_controller_manager(self) -> None:
-        """Stop the controllers."""
-        self._stop("controller-manager", signal.SIGKILL)
 
     def close(self) -> None:
         """End all processes."""

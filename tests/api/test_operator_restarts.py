@@ -40,6 +40,18 @@ def operators(api: ApiServer, namespace: str) -> Iterator[tuple[Operator, Operat
         operator.kill()
 
 
+@pytest.fixture
+def leader_and_standby(
+    operators: tuple[Operator, Operator],
+) -> tuple[Operator, Operator]:
+    """Both started, and which of them leads is certain."""
+    one, two = operators
+    one.start()
+    eventually(lambda: one.leads, "the first leads")
+    two.start()
+    return one, two
+
+
 def creations(cluster: LightCluster, namespace: str, plural: str) -> int:
     """How many objects of a kind were ever created in a namespace, by the audit log."""
     count = 0
@@ -119,12 +131,9 @@ def restart_apiserver(cluster: LightCluster) -> None:
 
 
 def test_of_two_replicas_one_leads(
-    stage: Stage, operators: tuple[Operator, Operator], light_cluster: LightCluster
+    stage: Stage, leader_and_standby: tuple[Operator, Operator], light_cluster: LightCluster
 ) -> None:
-    one, two = operators
-    one.start()
-    eventually(lambda: one.leads, "the first leads")
-    two.start()
+    one, two = leader_and_standby
     stage.apply()
     stage.job()
     stage.is_in("Pending", "PodPending")
@@ -133,11 +142,10 @@ def test_of_two_replicas_one_leads(
     assert creations(light_cluster, stage.namespace, "jobs") == 1
 
 
-def test_a_killed_leader_is_followed(stage: Stage, operators: tuple[Operator, Operator]) -> None:
-    one, two = operators
-    one.start()
-    eventually(lambda: one.leads, "the first leads")
-    two.start()
+def test_a_killed_leader_is_followed(
+    stage: Stage, leader_and_standby: tuple[Operator, Operator]
+) -> None:
+    one, two = leader_and_standby
     one.kill()
     eventually(lambda: two.leads, "the second leads")
     stage.apply()
@@ -145,12 +153,9 @@ def test_a_killed_leader_is_followed(stage: Stage, operators: tuple[Operator, Op
 
 
 def test_a_leader_that_stops_gives_the_lease_back(
-    stage: Stage, operators: tuple[Operator, Operator]
+    stage: Stage, leader_and_standby: tuple[Operator, Operator]
 ) -> None:
-    one, two = operators
-    one.start()
-    eventually(lambda: one.leads, "the first leads")
-    two.start()
+    one, two = leader_and_standby
     assert one.stop() == 0
     lease = stage.api.get(LEASES, stage.namespace, "lora-operator")
     assert lease is not None
@@ -160,12 +165,9 @@ def test_a_leader_that_stops_gives_the_lease_back(
 
 
 def test_a_leader_that_lost_its_lease_ends_and_writes_nothing(
-    stage: Stage, operators: tuple[Operator, Operator]
+    stage: Stage, leader_and_standby: tuple[Operator, Operator]
 ) -> None:
-    one, two = operators
-    one.start()
-    eventually(lambda: one.leads, "the first leads")
-    two.start()
+    one, two = leader_and_standby
     one.pause()
     eventually(lambda: two.leads, "the second leads")
     stage.apply()

@@ -13,8 +13,8 @@ from tests.trainer.s3server import READER, ROOT, S3Server
 
 from lora_api.exit_codes import ExitCode
 from lora_api.reasons import Reason
+from lora_trainer.download import fetch_files
 from lora_trainer.errors import InterruptedRunError, StorageError
-from lora_trainer.fetch import fetch_files
 from lora_trainer.stopping import StopFlag
 from lora_trainer.storage.retries import retrying
 from lora_trainer.storage.s3 import S3Storage

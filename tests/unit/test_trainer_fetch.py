@@ -7,8 +7,9 @@ import pytest
 from lora_api.reasons import Reason
 from lora_trainer.basemodel import check_weight_header, read_configs
 from lora_trainer.captions import MAX_CAPTION_BYTES
+from lora_trainer.download import fetch_files
 from lora_trainer.errors import TrainerError
-from lora_trainer.fetch import FetchedDataset, fetch_base_model, fetch_dataset, fetch_files
+from lora_trainer.fetch import FetchedDataset, fetch_base_model, fetch_dataset
 from lora_trainer.recipes import RECIPES
 from lora_trainer.storage import StoredFile
 from lora_trainer.storage.local import LocalStorage
@@ -40,6 +41,14 @@ def test_an_object_whose_name_is_no_path_below_the_folder_is_refused(
         )
     assert caught.value.reason is Reason.INVALID_IMAGES
     assert repr(UNSAFE_NAMES[name])[:200] in caught.value.message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_object_that_others_need_as_a_folder_is_refused(tmp_path: Path) -> None:
+    storage = LocalStorage(f"file://{tmp_path}/there", field="dataset.uri")
+    files = [StoredFile("set/a.png", 1, "t"), StoredFile("set", 1, "t")]
+    with pytest.raises(TrainerError, match=r"'set' .*a file and.* a folder; rename or remove it"):
+        fetch_files(storage, files, tmp_path / "here", advance=lambda _done, _total: None)
     assert list(tmp_path.iterdir()) == []
 
 

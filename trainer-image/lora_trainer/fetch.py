@@ -1,14 +1,12 @@
 """Dataset and base model from storage into the workspace.
 
-A module of its own because it is where the run waits for the network: it decides what is needed,
-fetches in parallel, and skips what an earlier attempt already has.
+A module of its own because it decides what of a prefix a run needs, and refuses what it can before
+anything is fetched.
 """
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from threading import Lock
 from typing import Any
 
 from lora_api.reasons import Reason
@@ -22,19 +20,16 @@ from lora_trainer.basemodel import (
     select_files,
 )
 from lora_trainer.captions import MAX_CAPTION_BYTES
-from lora_trainer.disk import read_json, sha256_of_file, sha256_of_json, write_json
+from lora_trainer.disk import sha256_of_json
+from lora_trainer.download import Advance, fetch_files
 from lora_trainer.errors import TrainerError
-from lora_trainer.names import refuse_unsafe_names
 from lora_trainer.recipes import RecipeDefaults
 from lora_trainer.storage import Storage, StoredFile
 
-_PARALLEL_DOWNLOADS = 6
 # A picture is refused by validation above 64 MiB; nothing larger is even fetched.
 MAX_DATASET_FILE_BYTES = 64 << 20
 # A message names this many files.
 _NAMED_FILES = 12
-
-Advance = Callable[[float, float], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,65 +143,6 @@ def fetch_base_model(
     return _base_model(at, selection, configs, digests, recipe)
 
 
-def fetch_files(
-    storage: Storage,
-    files: Iterable[StoredFile],
-    folder: Path,
-    *,
-    unsafe: Reason = Reason.INVALID_JOB,
-    in_place: Path | None = None,
-    advance: Advance,
-) -> dict[str, str]:
-    """Fetch files in parallel; those that are here already and unchanged are left alone.
-
-    Args:
-        storage: Where they lie.
-        files: Which ones.
-        folder: Where to put them; the manifest of what was fetched lies beside it.
-        unsafe: Reason of the failure where a name can't be a path below `folder`.
-        in_place: Where the files already are; nothing is copied then, only digests are computed.
-        advance: Told bytes done and bytes in all.
-
-    Returns:
-        Name to hex sha256.
-
-    Raises:
-        TrainerError: `unsafe`, before anything is fetched; or a StorageError.
-    """
-    wanted = list(files)
-    if in_place is None:
-        refuse_unsafe_names(wanted, storage, unsafe)
-    manifest = _Manifest(folder.with_name(f"{folder.name}.manifest.json"))
-    counter = _Counter(sum(file.size_bytes for file in wanted), advance)
-    digests: dict[str, str] = {}
-
-    def fetch(file: StoredFile) -> str:
-        target = (in_place or folder) / file.name
-        known = manifest.get(file, target)
-        if known is not None:
-            counter.add(file.size_bytes)
-            return known
-        if in_place:
-            digest = _digest_in_place(target, storage.field)
-            counter.add(file.size_bytes)
-        else:
-            digest = storage.download(file, target, counter.add)
-        manifest.put(file, digest)
-        return digest
-
-    with ThreadPoolExecutor(_PARALLEL_DOWNLOADS, thread_name_prefix="fetch") as pool:
-        futures = {pool.submit(fetch, file): file for file in wanted}
-        try:
-            for future in as_completed(futures):
-                digests[futures[future].name] = future.result()
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-        finally:
-            manifest.save()
-    return digests
-
-
 def _base_model(
     folder: Path,
     selection: Selection,
@@ -227,16 +163,6 @@ def _base_model(
         digests=parts,
         digest=f"sha256:{sha256_of_json(digests)}",
     )
-
-
-def _digest_in_place(path: Path, field: str) -> str:
-    try:
-        return sha256_of_file(path)
-    except OSError as error:
-        raise TrainerError(
-            Reason.ACCESS_DENIED,
-            f"{field}: {path} can't be read ({error.strerror}); allow this user to read it",
-        ) from error
 
 
 def _is_caption(name: str) -> bool:
@@ -265,45 +191,3 @@ def _drop_others(folder: Path, names: set[str]) -> None:
         if path.is_file() and path.relative_to(folder).as_posix() not in names:
             log.info("no longer in the dataset", file=path.relative_to(folder).as_posix())
             path.unlink()
-
-
-class _Counter:
-    """Bytes done, added up from several threads."""
-
-    def __init__(self, total: int, advance: Advance) -> None:
-        self._lock = Lock()
-        self._done = 0
-        self._total = total
-        self._advance = advance
-
-    def add(self, count: int) -> None:
-        with self._lock:
-            self._done += count
-            self._advance(self._done, self._total)
-
-
-class _Manifest:
-    """What was fetched: name to tag, size and digest, kept beside the folder."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = Lock()
-        found = read_json(path)
-        self._entries: dict[str, Any] = found if isinstance(found, dict) else {}
-
-    def get(self, file: StoredFile, target: Path) -> str | None:
-        """The digest of a file that is here and unchanged at its source; else None."""
-        entry = self._entries.get(file.name)
-        if not file.tag or not isinstance(entry, dict) or entry.get("tag") != file.tag:
-            return None
-        if not target.is_file() or target.stat().st_size != file.size_bytes:
-            return None
-        return str(entry["sha256"])
-
-    def put(self, file: StoredFile, digest: str) -> None:
-        with self._lock:
-            self._entries[file.name] = {"tag": file.tag, "sha256": digest}
-
-    def save(self) -> None:
-        with self._lock:
-            write_json(self._path, self._entries)

@@ -5,6 +5,7 @@ keeps it below the folder that it is fetched into.
 """
 
 from collections.abc import Iterable
+from pathlib import PurePosixPath
 
 from lora_api.reasons import Reason
 from lora_trainer.errors import TrainerError
@@ -15,7 +16,7 @@ _MAX_PART_BYTES = 200
 
 
 def refuse_unsafe_names(files: Iterable[StoredFile], storage: Storage, reason: Reason) -> None:
-    """Refuse names that leave the folder, or that no file system takes.
+    """Refuse names that leave the folder, that no file system takes, or that two objects need.
 
     Args:
         files: What is to be fetched.
@@ -25,8 +26,12 @@ def refuse_unsafe_names(files: Iterable[StoredFile], storage: Storage, reason: R
     Raises:
         TrainerError: The first such name, and what is wrong with it.
     """
-    for file in files:
+    wanted = list(files)
+    folders = {str(parent) for file in wanted for parent in PurePosixPath(file.name).parents}
+    for file in wanted:
         fault = _fault(file.name)
+        if fault is None and file.name in folders:
+            fault = "would be a file and, for the objects below it, a folder"
         if fault:
             raise TrainerError(
                 reason,

@@ -1,0 +1,132 @@
+"""Files from storage into a folder: in parallel, each once, with their digests.
+
+A module of its own because it knows nothing of datasets or models: what was fetched before and has
+not changed at its source stays where it is.
+"""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from lora_api.reasons import Reason
+from lora_trainer.disk import read_json, sha256_of_file, write_json
+from lora_trainer.errors import TrainerError
+from lora_trainer.names import refuse_unsafe_names
+from lora_trainer.storage import Storage, StoredFile
+
+_PARALLEL_DOWNLOADS = 6
+
+Advance = Callable[[float, float], None]
+
+
+def fetch_files(
+    storage: Storage,
+    files: Iterable[StoredFile],
+    folder: Path,
+    *,
+    unsafe: Reason = Reason.INVALID_JOB,
+    in_place: Path | None = None,
+    advance: Advance,
+) -> dict[str, str]:
+    """Fetch files in parallel; those that are here already and unchanged are left alone.
+
+    Args:
+        storage: Where they lie.
+        files: Which ones.
+        folder: Where to put them; the manifest of what was fetched lies beside it.
+        unsafe: Reason of the failure where a name can't be a path below `folder`.
+        in_place: Where the files already are; nothing is copied then, only digests are computed.
+        advance: Told bytes done and bytes in all.
+
+    Returns:
+        Name to hex sha256.
+
+    Raises:
+        TrainerError: `unsafe`, before anything is fetched; or a StorageError.
+    """
+    wanted = list(files)
+    if in_place is None:
+        refuse_unsafe_names(wanted, storage, unsafe)
+    manifest = _Manifest(folder.with_name(f"{folder.name}.manifest.json"))
+    counter = _Counter(sum(file.size_bytes for file in wanted), advance)
+    digests: dict[str, str] = {}
+
+    def fetch(file: StoredFile) -> str:
+        target = (in_place or folder) / file.name
+        known = manifest.get(file, target)
+        if known is not None:
+            counter.add(file.size_bytes)
+            return known
+        if in_place:
+            digest = _digest_in_place(target, storage.field)
+            counter.add(file.size_bytes)
+        else:
+            digest = storage.download(file, target, counter.add)
+        manifest.put(file, digest)
+        return digest
+
+    with ThreadPoolExecutor(_PARALLEL_DOWNLOADS, thread_name_prefix="fetch") as pool:
+        futures = {pool.submit(fetch, file): file for file in wanted}
+        try:
+            for future in as_completed(futures):
+                digests[futures[future].name] = future.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+        finally:
+            manifest.save()
+    return digests
+
+
+def _digest_in_place(path: Path, field: str) -> str:
+    try:
+        return sha256_of_file(path)
+    except OSError as error:
+        raise TrainerError(
+            Reason.ACCESS_DENIED,
+            f"{field}: {path} can't be read ({error.strerror}); allow this user to read it",
+        ) from error
+
+
+class _Counter:
+    """Bytes done, added up from several threads."""
+
+    def __init__(self, total: int, advance: Advance) -> None:
+        self._lock = Lock()
+        self._done = 0
+        self._total = total
+        self._advance = advance
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self._done += count
+            self._advance(self._done, self._total)
+
+
+class _Manifest:
+    """What was fetched: name to tag, size and digest, kept beside the folder."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = Lock()
+        found = read_json(path)
+        self._entries: dict[str, Any] = found if isinstance(found, dict) else {}
+
+    def get(self, file: StoredFile, target: Path) -> str | None:
+        """The digest of a file that is here and unchanged at its source; else None."""
+        entry = self._entries.get(file.name)
+        if not file.tag or not isinstance(entry, dict) or entry.get("tag") != file.tag:
+            return None
+        if not target.is_file() or target.stat().st_size != file.size_bytes:
+            return None
+        return str(entry["sha256"])
+
+    def put(self, file: StoredFile, digest: str) -> None:
+        with self._lock:
+            self._entries[file.name] = {"tag": file.tag, "sha256": digest}
+
+    def save(self) -> None:
+        with self._lock:
+            write_json(self._path, self._entries)
