@@ -219,6 +219,14 @@ def test_an_ended_run_says_when_and_why(sentence: str) -> None:
     assert (status.artifact is not None) == (status.phase is Phase.COMPLETED)
 
 
+def test_the_last_loss_is_as_short_as_those_before() -> None:
+    sight = seen().with_job(a_job().complete()).with_pods(a_pod().ended(0, a_good_result()))
+    status = sight.decide().status
+    assert status is not None
+    assert status.progress is not None
+    assert status.progress.loss == 0.04334
+
+
 def test_a_new_run_asks_for_claim_then_job() -> None:
     assert seen().decide().actions == (Action.CREATE_WORKSPACE, Action.CREATE_JOB)
 

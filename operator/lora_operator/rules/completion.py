@@ -6,7 +6,7 @@ from lora_api.training import ArtifactStatus, ConditionType, FailureStatus, Phas
 from lora_operator.rules.attempt_end import result_of
 from lora_operator.rules.base import Verdict
 from lora_operator.state.decision import Draft
-from lora_operator.state.text import duration
+from lora_operator.state.text import duration, four_digits
 from lora_operator.state.views import Observed
 
 
@@ -57,7 +57,7 @@ def _record(result: Result, draft: Draft) -> None:
                 "step": result.step,
                 "total_steps": result.total_steps,
                 "percent": min(100, 100 * result.step // result.total_steps),
-                "loss": result.loss if result.loss is not None else known.loss,
+                "loss": known.loss if result.loss is None else four_digits(result.loss),
                 "eta_seconds": None,
                 "eta": None,
             }

@@ -7,7 +7,7 @@ from lora_api.reasons import Reason
 from lora_api.training import ConditionType, Phase, ProgressStatus
 from lora_operator.rules.base import Verdict
 from lora_operator.state.decision import Draft
-from lora_operator.state.text import duration
+from lora_operator.state.text import duration, four_digits
 from lora_operator.state.views import Observed
 
 LONGEST_SILENCE = timedelta(seconds=15)
@@ -70,15 +70,10 @@ def to_status(told: Progress, now: datetime) -> ProgressStatus:
         step=told.step,
         total_steps=told.total_steps,
         percent=percent(told),
-        loss=_readable(told.loss),
-        learning_rate=_readable(told.learning_rate),
-        steps_per_second=_readable(told.steps_per_second),
+        loss=four_digits(told.loss),
+        learning_rate=four_digits(told.learning_rate),
+        steps_per_second=four_digits(told.steps_per_second),
         eta_seconds=eta,
         eta=None if eta is None else duration(eta),
         updated_at=min(told.updated_at.replace(microsecond=0), now),
     )
-
-
-def _readable(figure: float | None) -> float | None:
-    """Four digits: kubectl prints a number in full, and more would only be noise."""
-    return None if figure is None else float(f"{figure:.4g}")

@@ -1,4 +1,4 @@
-"""Sentences with a bound: what users and pods send is quoted, but never at any length.
+"""Sentences and figures with a bound: what users and pods send is quoted, never at any length.
 
 A module of its own because every rule quotes something, and each quote is a way in.
 """
@@ -22,6 +22,11 @@ def tail(text: str, limit: int = MAX_QUOTE) -> str:
     """The end of a log as one printable line; the beginning is what gets lost."""
     line = quote(text, limit=len(text) + 1)
     return line if len(line) <= limit else "[...] " + line[-(limit - 6) :]
+
+
+def four_digits(figure: float | None) -> float | None:
+    """A figure for a status: kubectl prints numbers in full, and more would only be noise."""
+    return None if figure is None else float(f"{figure:.4g}")
 
 
 def duration(seconds: float) -> str:
