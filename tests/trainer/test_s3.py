@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -215,6 +216,15 @@ def test_a_model_of_another_run_in_the_bucket_is_not_written_over(
     assert (code, result.reason) == (ExitCode.BAD_INPUT, Reason.OUTPUT_NOT_WRITABLE)
     assert "'somebody-else'" in result.message
     assert s3.content("models", f"{_prefix(s3_job)}/model.safetensors") == b"precious"
+
+
+def test_of_many_that_create_an_object_at_once_one_succeeds(s3_job: AJob, s3: S3Server) -> None:
+    storage = S3Storage(f"s3://models/{_prefix(s3_job)}", field="output.uri", stop=StopFlag())
+    with ThreadPoolExecutor(8) as pool:
+        created = list(pool.map(lambda n: storage.create("claim", b"%d" % n), range(8)))
+    assert sum(created) == 1
+    assert s3.content("models", f"{_prefix(s3_job)}/claim") == b"%d" % created.index(True)
+    assert not storage.create("claim", b"late")
 
 
 def test_a_stop_ends_the_wait_between_two_tries(monkeypatch: pytest.MonkeyPatch) -> None:

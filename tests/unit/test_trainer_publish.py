@@ -1,7 +1,9 @@
 """A finished result on its way to the output: what is worth another attempt, and whose it is."""
 
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from lora_api.exit_codes import ExitCode
 from lora_api.reasons import Reason
 from lora_trainer.errors import StorageError, TrainerError
-from lora_trainer.publish import publish
+from lora_trainer.publish import check_output, publish
 from lora_trainer.stopping import StopFlag
 from lora_trainer.storage.local import LocalStorage
 
@@ -99,9 +101,66 @@ def test_an_output_that_became_another_runs_is_bad_input_and_stays_as_it_is(
     assert (theirs / "model.safetensors").read_text() == "weights of theirs"
 
 
-@pytest.mark.parametrize("place", ["config.json", "report.json"])
-def test_of_two_runs_that_store_at_once_the_one_that_lost_the_claim_fails(
-    place: str, tmp_path: Path
+def test_of_two_runs_that_store_at_once_one_gets_the_output_whole(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    results = {name: a_result(tmp_path / name, run_id=name) for name in ("one", "two")}
+    gate = threading.Barrier(2)
+
+    def store(run_id: str) -> bool:
+        storage = LocalStorage(f"file://{out}", field="output.uri")
+        gate.wait()
+        try:
+            publish(
+                storage,
+                results[run_id],
+                run_id=run_id,
+                advance=lambda _done, _total: None,
+                stop=StopFlag(),
+            )
+        except TrainerError as error:
+            assert error.reason is Reason.OUTPUT_NOT_WRITABLE
+            return False
+        return True
+
+    with ThreadPoolExecutor() as pool:
+        stored = dict(zip(results, pool.map(store, results), strict=True))
+    assert sorted(stored.values()) == [False, True]
+    winner = next(name for name, done in stored.items() if done)
+    for path in results[winner].iterdir():
+        assert (out / path.name).read_text() == path.read_text()
+
+
+CLAIMS = {
+    "another run that has not stored its model yet": ('{"runId": "theirs"}', "for run 'theirs'"),
+    "nobody's: some program's settings": ('{"hidden_size": 8}', "is not of a run"),
+    "not JSON": ("hello", "is not of a run"),
+}
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_a_claim_without_a_model_is_respected_before_and_after_training(
+    name: str, tmp_path: Path
+) -> None:
+    text, says = CLAIMS[name]
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "config.json").write_text(text)
+    storage = LocalStorage(f"file://{out}", field="output.uri")
+    result = a_result(tmp_path / "result")
+    attempts: list[Callable[[], None]] = [
+        lambda: check_output(storage, "mine"),
+        lambda: _publish(storage, result),
+    ]
+    for attempt in attempts:
+        with pytest.raises(TrainerError, match=f"{says}.*delete that file") as caught:
+            attempt()
+        assert caught.value.reason is Reason.OUTPUT_NOT_WRITABLE
+    assert [path.name for path in out.iterdir()] == ["config.json"]
+    assert (out / "config.json").read_text() == text
+
+
+def test_where_writes_have_no_conditions_the_run_that_lost_the_claim_fails(
+    tmp_path: Path,
 ) -> None:
     out = tmp_path / "out"
 
@@ -109,10 +168,8 @@ def test_of_two_runs_that_store_at_once_the_one_that_lost_the_claim_fails(
         (out / "config.json").write_text(json.dumps({"runId": "theirs"}))
 
     with pytest.raises(TrainerError, match="'theirs'") as caught:
-        _publish(ADisturbedFolder(out, {place: claim}), a_result(tmp_path / "result"))
-    assert caught.value.reason is Reason.OUTPUT_NOT_WRITABLE
+        _publish(ADisturbedFolder(out, {"report.json": claim}), a_result(tmp_path / "result"))
     assert caught.value.exit_code is ExitCode.BAD_INPUT
-    assert (out / "model.safetensors").exists() == (place == "report.json")
 
 
 def test_a_result_is_stored_whole_and_may_be_stored_again(tmp_path: Path) -> None:

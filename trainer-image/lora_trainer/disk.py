@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 CHUNK_BYTES = 1 << 20
@@ -22,7 +23,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         write: Writes the file whose path it is given.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = _temporary(path)
     try:
         write(temporary)
         with temporary.open("rb+") as file:
@@ -36,6 +37,32 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path`, whole or not at all."""
     write_atomically(path, lambda temporary: _dump(temporary, data))
+
+
+def create_bytes(path: Path, data: bytes) -> bool:
+    """Write `data` to `path` unless something is there; of several at once, one succeeds.
+
+    Returns:
+        Whether it was written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        _dump(temporary, data)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        try:
+            path.hardlink_to(temporary)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links, on which this can't be had for certain
+            if path.exists():
+                return False
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+    return True
 
 
 def write_json(path: Path, value: object) -> None:
@@ -64,6 +91,11 @@ def sha256_of_json(value: object) -> str:
     """Hex sha256 of a value's canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside `path` that no other thread or process uses."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{get_ident()}.part")
 
 
 def _dump(path: Path, data: bytes) -> None:

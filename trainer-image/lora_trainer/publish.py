@@ -53,9 +53,9 @@ def publish(
 ) -> None:
     """Upload the result folder.
 
-    config.json goes first, because it says whose the model is; report.json last, because who
-    finds it finds everything that it lists. config.json is read back after both: of two runs that
-    store there at the same time, the one that claimed first gives way.
+    config.json goes first, because it says whose the model is: it is created, not overwritten, so
+    of two runs that store there at the same time one gets the output and the other writes nothing.
+    report.json goes last, because who finds it finds everything that it lists.
 
     Args:
         storage: The output.
@@ -76,16 +76,15 @@ def publish(
     total = sum(path.stat().st_size for path in files)
     done = 0
     try:
-        _refuse_stranger(storage, run_id)  # another run may have finished there meanwhile
+        _claim(storage, folder, run_id)
         for path in files:
             stop.check("storing the result")
             name = path.relative_to(folder).as_posix()
             kind = _TYPES.get(path.suffix, "application/octet-stream")
             storage.upload(path, name, content_type=kind)
-            if name in {CONFIG, REPORT}:
-                _require_claim(storage, run_id)
             done += path.stat().st_size
             advance(done, total)
+        _refuse_stranger(storage, run_id)  # a server without conditional writes let both in
     except StorageError as error:
         if not (error.retryable or error.reason in _WORTH_SAVING_FROM):
             raise
@@ -96,40 +95,40 @@ def publish(
         ) from error
 
 
+def _claim(storage: Storage, folder: Path, run_id: str) -> None:
+    """Make the output this run's, for as long as config.json lies there."""
+    if (folder / CONFIG).is_file() and not storage.exists(MODEL):
+        storage.create(CONFIG, (folder / CONFIG).read_bytes())
+    _refuse_stranger(storage, run_id)
+
+
 def _refuse_stranger(storage: Storage, run_id: str) -> None:
-    """Stop where the model that lies there is not this run's."""
-    owner = _owner(storage)
-    if owner is not None and owner != run_id:
-        named = f"of run {owner!r}" if owner else "that no config.json claims"
-        raise TrainerError(
-            Reason.OUTPUT_NOT_WRITABLE,
-            f"output.uri: {storage.describe(MODEL)} is the model {named}, and this is run "
-            f"{run_id!r}; name another output.uri, or move that model away",
-        )
+    """Stop where another run has stored, or is about to."""
+    owner = _run_id_in(storage, CONFIG)
+    if owner == run_id:
+        return
+    if storage.exists(MODEL):
+        lies = f"{storage.describe(MODEL)} is the model "
+        lies += f"of run {owner!r}" if owner else "that no config.json claims"
+        cure = "name another output.uri, or move that model away"
+    elif owner is not None:
+        lies = f"{storage.describe(CONFIG)} "
+        lies += f"claims it for run {owner!r}" if owner else "is not of a run"
+        cure = "name another output.uri, or delete that file if nobody needs it"
+    else:
+        return
+    raise TrainerError(
+        Reason.OUTPUT_NOT_WRITABLE, f"output.uri: {lies}, and this is run {run_id!r}; {cure}"
+    )
 
 
-def _require_claim(storage: Storage, run_id: str) -> None:
-    """Stop where another run has put its config.json in the place of ours."""
-    claimed = _run_id_in(storage, CONFIG)
-    if claimed != run_id:
-        raise TrainerError(
-            Reason.OUTPUT_NOT_WRITABLE,
-            f"output.uri: while this run ({run_id!r}) was storing there, "
-            f"{storage.describe(CONFIG)} became that of run {claimed!r}; name another output.uri",
-        )
-
-
-def _owner(storage: Storage) -> str | None:
-    """The run whose model lies there: None without a model, empty where nobody claims it."""
-    if not storage.exists(MODEL):
+def _run_id_in(storage: Storage, name: str) -> str | None:
+    """The runId in a JSON file; empty where it says none, None where there is no such file."""
+    text = storage.read(name, limit_bytes=_MAX_CONFIG_BYTES)
+    if text is None:
         return None
-    return _run_id_in(storage, CONFIG) or _run_id_in(storage, REPORT)
-
-
-def _run_id_in(storage: Storage, name: str) -> str:
-    """The runId in a JSON file; empty where there is none."""
     try:
-        run_id = json.loads(storage.read(name, limit_bytes=_MAX_CONFIG_BYTES) or b"").get("runId")
+        run_id = json.loads(text).get("runId")
     except (ValueError, AttributeError, RecursionError):
         return ""
     return run_id if isinstance(run_id, str) else ""

@@ -71,6 +71,13 @@ class Storage(Protocol):
     def write(self, name: str, data: bytes) -> None:
         """Store a few bytes."""
 
+    def create(self, name: str, data: bytes) -> bool:
+        """Store a few bytes unless a file of that name is there; of several at once, one succeeds.
+
+        Returns:
+            Whether they were stored.
+        """
+
     def delete(self, name: str) -> None:
         """Remove a file."""
 

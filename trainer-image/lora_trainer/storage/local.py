@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from lora_api.reasons import Reason
-from lora_trainer.disk import sha256_of_file, write_atomically, write_bytes
+from lora_trainer.disk import create_bytes, sha256_of_file, write_atomically, write_bytes
 from lora_trainer.errors import StorageError
 from lora_trainer.storage import OnBytes, StoredFile
 
@@ -88,6 +88,13 @@ class LocalStorage:
         """Write a few bytes."""
         try:
             write_bytes(self._root / name, data)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a few bytes unless there is a file of that name."""
+        try:
+            return create_bytes(self._root / name, data)
         except OSError as error:
             raise self._unwritable(error) from error
 

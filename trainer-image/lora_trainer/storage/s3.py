@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import certifi
 import urllib3
 from minio import Minio
+from minio.sse import Sse
 
 from lora_api.reasons import Reason
 from lora_trainer.disk import CHUNK_BYTES, write_atomically
@@ -30,6 +31,7 @@ _CONNECT_SECONDS = 5.0
 _READ_SECONDS = 20.0
 _MAX_LISTED = 100_000
 _MD5_ETAG = re.compile(r"^[0-9a-f]{32}$")
+_NOT_CREATED = frozenset({"PreconditionFailed", "NotImplemented"})
 _SHA256_HEADER = "x-amz-meta-sha256"
 
 
@@ -126,6 +128,29 @@ class S3Storage:
         """Store a few bytes."""
         self._put(name, data, content_type="application/octet-stream")
 
+    def create(self, name: str, data: bytes) -> bool:
+        """Store a few bytes by a conditional write.
+
+        A server that knows no conditions ignores this one or answers NotImplemented; there the
+        answer is right but for two writers within the same moment.
+        """
+
+        def attempt() -> bool:
+            try:
+                with self._faults(f"written ({name})", writing=True, quiet=_NOT_CREATED):
+                    self._client.put_object(
+                        self._bucket, self._key(name), io.BytesIO(data), len(data), sse=_IfAbsent()
+                    )
+            except KeyError as refused:
+                if "NotImplemented" not in refused.args:
+                    return False
+                if self.exists(name):
+                    return False
+                self.write(name, data)
+            return True
+
+        return retrying(attempt, stop=self._stop)
+
     def delete(self, name: str) -> None:
         """Remove an object."""
 
@@ -213,6 +238,22 @@ class S3Storage:
             "digest differ); something between here and the storage changes data",
             passing=True,
         )
+
+
+class _IfAbsent(Sse):  # type: ignore[misc]  # minio has no types
+    """Makes a write conditional.
+
+    The client takes headers of the caller's choice only as an encryption's; it has no parameter for
+    If-None-Match, which S3 has since 2024.
+    """
+
+    def headers(self) -> dict[str, str]:
+        """What is sent with the object."""
+        return {"If-None-Match": "*"}
+
+    def tls_required(self) -> bool:
+        """No secret is sent."""
+        return False
 
 
 def _differs(etag: str, md5: str, headers: dict[str, str]) -> bool:
