@@ -13,7 +13,8 @@ from typing import Any, Self
 
 from lora_api import API_VERSION
 from lora_api.progress import Progress, Stage
-from lora_api.training import KIND, LoRATrainingStatus
+from lora_api.status import LoRATrainingStatus
+from lora_api.training import KIND
 from lora_operator.builders.job import build_job
 from lora_operator.labels import job_name, labels_of, workspace_name
 from lora_operator.rules.decide import decide

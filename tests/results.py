@@ -5,7 +5,7 @@ A module of its own because these are the trainer's words; the builders make Kub
 
 from lora_api.reasons import Reason
 from lora_api.result import Outcome, Result
-from lora_api.training import ArtifactStatus, ValidationStatus
+from lora_api.status import ArtifactStatus, ValidationStatus
 from tests.builders import DIGEST
 
 

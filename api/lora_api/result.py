@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from lora_api.base import Count, LenientDocument, Loss, ReasonWord
-from lora_api.training import ArtifactStatus, ValidationStatus
+from lora_api.status import ArtifactStatus, ValidationStatus
 
 MAX_RESULT_BYTES = 4096
 # A truncated message ends in this, so that a reader knows that the log has more.

@@ -1,27 +1,19 @@
-"""LoRATraining: one training run as the platform asks for it and as the operator reports it.
+"""LoRATraining's spec: one training run as the platform asks for it.
 
-A module of its own because the CRD is generated from exactly these two trees, spec and status;
-everything that is only said between operator and trainer lives elsewhere.
+A module of its own because the CRD is generated from exactly two trees, this one and that of
+`status`; everything that is only said between operator and trainer lives elsewhere.
 """
 
-from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from lora_api.base import (
-    Count,
-    Digest,
     DnsLabel,
     DnsSubdomain,
     Document,
     ImageReference,
-    LenientDocument,
-    Loss,
-    Message,
     Quantity,
-    ReasonWord,
-    UnitInterval,
     UserName,
     document_config,
 )
@@ -65,34 +57,6 @@ def _in_object_storage(*path: str) -> CelRule:
         "cluster)",
         field=name,
     )
-
-
-class Phase(StrEnum):
-    """Where the run stands, in one word for people; conditions are the truth."""
-
-    PENDING = "Pending"
-    STARTING = "Starting"
-    TRAINING = "Training"
-    VALIDATING = "Validating"
-    UPLOADING = "Uploading"
-    COMPLETED = "Completed"
-    FAILED = "Failed"
-
-    @property
-    def is_terminal(self) -> bool:
-        """Whether the run has ended; a terminal phase never changes."""
-        return self in {Phase.COMPLETED, Phase.FAILED}
-
-
-class ConditionType(StrEnum):
-    """The conditions of a run, in the order in which they become true."""
-
-    ADMITTED = "Admitted"
-    WORKSPACE_READY = "WorkspaceReady"
-    RUNNING = "Running"
-    ARTIFACT_STORED = "ArtifactStored"
-    VALIDATED = "Validated"
-    SUCCEEDED = "Succeeded"
 
 
 class ResourceSettings(Document):
@@ -185,162 +149,3 @@ class LoRATrainingSpec(Document):
 
     limits: LimitSettings = LimitSettings()
     """Bounds after which the run is given up."""
-
-
-class Condition(LenientDocument):
-    """One aspect of the run's state, as in metav1.Condition."""
-
-    type: Annotated[str, Field(min_length=1, max_length=64)]
-    """Aspect: Admitted, WorkspaceReady, Running, ArtifactStored, Validated or Succeeded."""
-
-    status: Literal["True", "False", "Unknown"]
-    """Whether it holds."""
-
-    reason: ReasonWord
-    """Stable CamelCase word for programs."""
-
-    message: Message = ""
-    """Sentence for people: what, where, and what to do about it."""
-
-    observed_generation: Count | None = None
-    """metadata.generation that this was found at."""
-
-    last_transition_time: AwareDatetime
-    """When status last changed."""
-
-
-class ProgressStatus(LenientDocument):
-    """How far the training has come, as last read from the pod."""
-
-    stage: Annotated[str, Field(max_length=64)] | None = None
-    """What the trainer is doing: Fetch, Cache, Train, Sample, Publish, ..."""
-
-    step: Count = 0
-    """Optimiser steps done."""
-
-    total_steps: Count = 0
-    """Optimiser steps in all."""
-
-    percent: Annotated[int, Field(ge=0, le=100)] = 0
-    """step / totalSteps in percent, rounded down."""
-
-    loss: Loss | None = None
-    """Smoothed training loss (denoising mean squared error)."""
-
-    learning_rate: UnitInterval | None = None
-    """Learning rate of the last step."""
-
-    steps_per_second: Annotated[float, Field(ge=0, le=1e6)] | None = None
-    """Speed in the steady state, without start and checkpoints."""
-
-    eta_seconds: Count | None = None
-    """Seconds until the last step, at that speed."""
-
-    eta: Annotated[str, Field(max_length=32)] | None = None
-    """etaSeconds for people: 7m50s."""
-
-    updated_at: AwareDatetime | None = None
-    """When the trainer reported this."""
-
-
-class ArtifactStatus(LenientDocument):
-    """The stored LoRA."""
-
-    uri: Annotated[str, Field(max_length=1100)]
-    """URI of model.safetensors."""
-
-    digest: Digest
-    """sha256 of the file."""
-
-    size_bytes: Count
-    """Size of the file in bytes."""
-
-    format: Annotated[str, Field(max_length=64)]
-    """Key format: kohya."""
-
-    contact_sheet_uri: Annotated[str, Field(max_length=1100)] | None = None
-    """URI of the picture that shows training pictures, base and base + LoRA side by side."""
-
-    report_uri: Annotated[str, Field(max_length=1100)] | None = None
-    """URI of report.json with all settings, figures and file digests."""
-
-
-class ValidationStatus(LenientDocument):
-    """The held-out denoising loss, same pictures, noise and timesteps for both models."""
-
-    base_loss: Loss | None = None
-    """Mean squared error of the base model."""
-
-    lora_loss: Loss | None = None
-    """Mean squared error of base + LoRA."""
-
-    improvement_percent: Annotated[float, Field(ge=-1e9, le=100)] | None = None
-    """100 * (baseLoss - loraLoss) / baseLoss; negative where the LoRA made it worse."""
-
-    held_out_images: Count = 0
-    """Pictures that the losses were measured on."""
-
-
-class FailureStatus(LenientDocument):
-    """Why the run, or its latest attempt, failed."""
-
-    reason: ReasonWord
-    """Stable CamelCase word for programs."""
-
-    message: Message
-    """Sentence for people: what, where, and what to do about it."""
-
-    retryable: bool
-    """Whether the same run can succeed if it is tried again unchanged."""
-
-    exit_code: Annotated[int, Field(ge=0, le=255)] | None = None
-    """Exit code of the trainer, where it ended by itself."""
-
-
-class LoRATrainingStatus(LenientDocument):
-    """What the operator observes of the run."""
-
-    observed_generation: Count | None = None
-    """metadata.generation that this status was derived from."""
-
-    phase: Phase | None = None
-    """Summary for people; the conditions are the truth."""
-
-    phase_started_at: AwareDatetime | None = None
-    """When the run entered its present phase."""
-
-    message: Message | None = None
-    """Why the run waits or failed, or what it produced, in one sentence."""
-
-    conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = ()
-    """Aspects of the run's state, by type."""
-
-    progress: ProgressStatus | None = None
-    """How far the training has come."""
-
-    attempts: Count | None = None
-    """Trainer pods that were started, the present one included."""
-
-    started_at: AwareDatetime | None = None
-    """When the first trainer pod started."""
-
-    completed_at: AwareDatetime | None = None
-    """When the run ended, well or badly."""
-
-    job_name: Annotated[str, Field(max_length=253)] | None = None
-    """Job that runs the trainer."""
-
-    pod_name: Annotated[str, Field(max_length=253)] | None = None
-    """Latest trainer pod."""
-
-    node_name: Annotated[str, Field(max_length=253)] | None = None
-    """Node of the latest trainer pod."""
-
-    artifact: ArtifactStatus | None = None
-    """The stored LoRA."""
-
-    validation: ValidationStatus | None = None
-    """How much better the LoRA predicts held-out pictures than the base model."""
-
-    failure: FailureStatus | None = None
-    """Why the run, or its latest attempt, failed."""

@@ -8,13 +8,8 @@ from typing import Any
 
 from lora_api import GROUP, VERSION
 from lora_api.cel import EXTENSION
-from lora_api.training import (
-    KIND,
-    NAME_FITS_CHILDREN,
-    PLURAL,
-    LoRATrainingSpec,
-    LoRATrainingStatus,
-)
+from lora_api.status import LoRATrainingStatus
+from lora_api.training import KIND, NAME_FITS_CHILDREN, PLURAL, LoRATrainingSpec
 from lora_crd.structural import structural_schema
 
 DESCRIPTION = (

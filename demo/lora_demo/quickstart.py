@@ -13,7 +13,7 @@ import yaml
 from minio import Minio
 from rich.console import Console
 
-from lora_api.training import ArtifactStatus, LoRATrainingStatus, Phase
+from lora_api.status import ArtifactStatus, LoRATrainingStatus, Phase
 from lora_demo import storage as store
 from lora_demo.environment import DemoError, Environment, run
 from lora_demo.install import ROOT

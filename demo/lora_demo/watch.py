@@ -15,7 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from urllib3.exceptions import HTTPError
 
 from lora_api import GROUP, VERSION
-from lora_api.training import PLURAL, LoRATrainingStatus, Phase
+from lora_api.status import LoRATrainingStatus, Phase
+from lora_api.training import PLURAL
 from lora_demo.environment import DemoError, Environment
 
 # A line every so many percent where no terminal shows the bar.

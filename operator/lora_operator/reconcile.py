@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from lora_api.progress import Progress
-from lora_api.training import LoRATrainingStatus, Phase
+from lora_api.status import LoRATrainingStatus, Phase
 from lora_operator.actions import Actor
 from lora_operator.cache import Cache
 from lora_operator.errors import ConflictError, NotFoundError, OperatorError

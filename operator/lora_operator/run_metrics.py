@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from lora_api.job import BUILT_IN_RECIPES
 from lora_api.reasons import Reason
-from lora_api.training import ConditionType, Phase
+from lora_api.status import ConditionType, Phase
 from lora_operator.cache import Cache
 from lora_operator.kube.resources import TRAININGS, WATCHED
 from lora_operator.state.keys import Object

@@ -9,7 +9,8 @@ from datetime import datetime
 from typing import Any
 
 from lora_api import API_VERSION
-from lora_api.training import KIND, LoRATrainingStatus
+from lora_api.status import LoRATrainingStatus
+from lora_api.training import KIND
 from lora_operator.errors import AlreadyExistsError, RefusedError
 from lora_operator.kube.client import KubeClient, Object
 from lora_operator.kube.resources import EVENTS, TRAININGS

@@ -4,7 +4,8 @@ import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
-from tests.api.operator_process import ApiServer, Operator, Stage, eventually
+from tests.api.operator_process import ApiServer, Operator, eventually
+from tests.api.stage import Stage
 from tests.builders import a_job, a_pod, a_training
 from tests.results import a_bad_result, a_good_result
 

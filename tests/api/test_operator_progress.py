@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from tests.api.operator_process import ApiServer, Operator, Stage, eventually
+from tests.api.operator_process import ApiServer, Operator, eventually
+from tests.api.stage import Stage
 from tests.builders import a_pod, a_progress, a_training
 
 from lora_api.job import PROGRESS_PORT

@@ -5,7 +5,8 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
-from tests.api.operator_process import ApiServer, Object, Operator, Stage, eventually
+from tests.api.operator_process import ApiServer, Object, Operator, eventually
+from tests.api.stage import Stage
 from tests.builders import a_pod, a_training
 from tests.conftest import start_with_crds
 from tests.results import a_bad_result, a_good_result

@@ -5,7 +5,8 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
-from tests.api.operator_process import ApiServer, Operator, Stage, eventually
+from tests.api.operator_process import ApiServer, Operator, eventually
+from tests.api.stage import Stage
 from tests.builders import a_job, a_pod, a_training
 from tests.results import a_good_result
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from tests.e2e.conftest import QUICKSTART, Cluster, condition, has_ended
 from tests.e2e.prometheus import Prometheus, running_prometheus
 
-from lora_api.training import ConditionType
+from lora_api.status import ConditionType
 from lora_demo.install import CHART
 from lora_demo.quickstart import RESULTS, run_quickstart
 

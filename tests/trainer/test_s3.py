@@ -195,7 +195,7 @@ def test_an_endpoint_that_accepts_and_never_answers_is_unreachable(
     s3_job: AJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lora_trainer.storage.retries.DELAYS_SECONDS", (0.01,))
-    monkeypatch.setattr("lora_trainer.storage.s3._READ_SECONDS", 0.2)
+    monkeypatch.setattr("lora_trainer.storage.connection._READ_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         os.environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
         code, result = s3_job.run()

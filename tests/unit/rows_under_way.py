@@ -11,7 +11,7 @@ from tests.results import a_good_result
 
 from lora_api.progress import Stage
 from lora_api.reasons import Reason
-from lora_api.training import ConditionType, Phase
+from lora_api.status import ConditionType, Phase
 from lora_operator.state.views import Refusal
 
 

@@ -8,7 +8,8 @@ from tests.builders import NOW, AJob, APod, ASight, a_job, a_pod, a_progress, a_
 from tests.results import a_bad_result, a_good_result
 
 from lora_api.progress import Stage
-from lora_api.training import MAX_NAME_LENGTH, LoRATrainingStatus, Phase
+from lora_api.status import LoRATrainingStatus, Phase
+from lora_api.training import MAX_NAME_LENGTH
 from lora_operator.labels import job_name, workspace_name
 from lora_operator.rules.running import is_worth_writing, to_status
 from lora_operator.state.decision import Decision

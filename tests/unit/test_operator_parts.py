@@ -13,7 +13,7 @@ from tests.builders import NOW, RUN_UID, a_job, a_pod, a_progress, a_training, s
 from tests.builders import stamp as written
 
 from lora_api.progress import Stage
-from lora_api.training import Phase
+from lora_api.status import Phase
 from lora_operator.__main__ import parse
 from lora_operator.api_watch import _resource, _verb
 from lora_operator.cache import Cache

@@ -7,7 +7,7 @@ from tests.unit.rows_under_way import SCHEDULER, UNDER_WAY, Row
 
 from lora_api.progress import Stage
 from lora_api.reasons import Reason
-from lora_api.training import ConditionType, LoRATrainingStatus, Phase
+from lora_api.status import ConditionType, LoRATrainingStatus, Phase
 from lora_operator.state.decision import Action, Decision
 from lora_operator.state.views import Refusal
 

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from lora_api.training import ArtifactStatus, ValidationStatus
+from lora_api.status import ArtifactStatus, ValidationStatus
 from lora_trainer import __version__
 from lora_trainer.basemodel import BaseModel
 from lora_trainer.dataset import Dataset

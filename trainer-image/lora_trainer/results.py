@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save
 
 from lora_api.progress import Stage
-from lora_api.training import ArtifactStatus, ValidationStatus
+from lora_api.status import ArtifactStatus, ValidationStatus
 from lora_trainer import log
 from lora_trainer.disk import sha256_of_file, write_atomically, write_bytes, write_json
 from lora_trainer.kohya import with_metadata

@@ -13,7 +13,7 @@ from lora_api.job import JobDocument
 from lora_api.progress import Stage
 from lora_api.reasons import Reason
 from lora_api.result import Outcome, Result
-from lora_api.training import ArtifactStatus, ValidationStatus
+from lora_api.status import ArtifactStatus, ValidationStatus
 from lora_trainer import log
 from lora_trainer.context import Context
 from lora_trainer.dataset import Dataset, build_dataset

@@ -6,7 +6,7 @@ noise, which must not depend on anything that training does.
 
 import torch
 
-from lora_api.training import ValidationStatus
+from lora_api.status import ValidationStatus
 from lora_trainer.cache import Cache
 from lora_trainer.dataset import Sample
 from lora_trainer.lora import base_only

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from lora_api.exit_codes import ExitCode
 from lora_api.reasons import Reason
 from lora_api.result import Outcome, Result
-from lora_api.training import FailureStatus, LoRATrainingSpec
+from lora_api.status import FailureStatus
+from lora_api.training import LoRATrainingSpec
 from lora_operator.state.text import clip, quote, tail
 from lora_operator.state.views import Observed, Pod
 

@@ -2,7 +2,7 @@
 
 from lora_api.exit_codes import FINAL_CODES
 from lora_api.reasons import Reason
-from lora_api.training import ConditionType, Phase
+from lora_api.status import ConditionType, Phase
 from lora_operator.rules.attempt_end import explain_end
 from lora_operator.rules.base import Verdict
 from lora_operator.state.decision import Draft

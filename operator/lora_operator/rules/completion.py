@@ -2,7 +2,7 @@
 
 from lora_api.reasons import Reason
 from lora_api.result import Outcome, Result
-from lora_api.training import ArtifactStatus, ConditionType, FailureStatus, Phase, ProgressStatus
+from lora_api.status import ArtifactStatus, ConditionType, FailureStatus, Phase, ProgressStatus
 from lora_operator.rules.attempt_end import result_of
 from lora_operator.rules.base import Verdict
 from lora_operator.state.decision import Draft

@@ -1,7 +1,7 @@
 """The Job failed: its last attempt, or the deadline, says why the run ends."""
 
 from lora_api.reasons import Reason
-from lora_api.training import FailureStatus
+from lora_api.status import FailureStatus
 from lora_operator.rules.attempt_end import explain_end
 from lora_operator.rules.base import Verdict
 from lora_operator.state.decision import Draft

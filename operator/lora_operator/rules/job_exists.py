@@ -1,7 +1,7 @@
 """The Job: made exactly once per run; a Job that vanished ends the run, it is not made again."""
 
 from lora_api.reasons import Reason
-from lora_api.training import FailureStatus, Phase
+from lora_api.status import FailureStatus, Phase
 from lora_operator.rules.base import Verdict
 from lora_operator.rules.refusals import wait_for_permission
 from lora_operator.state.decision import Action, Draft

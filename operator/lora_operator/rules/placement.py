@@ -1,7 +1,8 @@
 """From Job to node: no pod yet, a pod that may not be made, a pod that no node can take."""
 
 from lora_api.reasons import Reason
-from lora_api.training import LoRATrainingSpec, Phase
+from lora_api.status import Phase
+from lora_api.training import LoRATrainingSpec
 from lora_operator.rules.base import Verdict
 from lora_operator.state.decision import Draft
 from lora_operator.state.pace import FIRST_LOOK_SECONDS, LOOK_AGAIN_SECONDS

@@ -5,7 +5,7 @@ earlier run's in the way, a quota, admission, or missing rights.
 """
 
 from lora_api.reasons import Reason
-from lora_api.training import Phase
+from lora_api.status import Phase
 from lora_operator.rules.base import Verdict
 from lora_operator.state.decision import Draft
 from lora_operator.state.text import quote

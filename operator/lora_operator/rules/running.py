@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from lora_api.progress import Progress, Stage
 from lora_api.reasons import Reason
-from lora_api.training import ConditionType, Phase, ProgressStatus
+from lora_api.status import ConditionType, Phase, ProgressStatus
 from lora_operator.rules.base import Verdict
 from lora_operator.state.decision import Draft
 from lora_operator.state.text import duration, four_digits

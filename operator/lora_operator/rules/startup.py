@@ -3,7 +3,7 @@
 import re
 
 from lora_api.reasons import Reason
-from lora_api.training import ConditionType, Phase
+from lora_api.status import ConditionType, Phase
 from lora_operator.rules.base import Verdict
 from lora_operator.state.decision import Draft
 from lora_operator.state.text import quote

@@ -1,7 +1,7 @@
 """The workspace claim: made once, then waited for; it has to exist before the Job."""
 
 from lora_api.reasons import Reason
-from lora_api.training import ConditionType, Phase
+from lora_api.status import ConditionType, Phase
 from lora_operator.labels import workspace_name
 from lora_operator.rules.base import Verdict
 from lora_operator.rules.refusals import explain_refusal, wait_for_permission

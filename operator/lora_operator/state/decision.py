@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Literal
 
 from lora_api.reasons import Reason
-from lora_api.training import (
+from lora_api.status import (
     ArtifactStatus,
     Condition,
     ConditionType,

@@ -10,7 +10,8 @@ from enum import StrEnum
 
 from lora_api.progress import Progress
 from lora_api.reasons import Reason
-from lora_api.training import LoRATrainingSpec, LoRATrainingStatus
+from lora_api.status import LoRATrainingStatus
+from lora_api.training import LoRATrainingSpec
 from lora_operator.state.keys import Key
 
 

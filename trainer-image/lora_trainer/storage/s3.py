@@ -1,20 +1,16 @@
 """S3 and what speaks it (MinIO, Ceph, versitygw, ...) as a storage.
 
-A module of its own because it owns two delicate things: credentials, which it reads from the
-environment and never shows, and the hash checks that S3 makes possible.
+A module of its own because it owns what S3 makes possible and others do not: hashes that the server
+checked too, and writes under a condition.
 """
 
 import hashlib
 import io
-import os
 import re
 from contextlib import AbstractContextManager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import certifi
-import urllib3
-from minio import Minio
 from minio.sse import Sse
 
 from lora_api.reasons import Reason
@@ -22,13 +18,10 @@ from lora_trainer.disk import CHUNK_BYTES, write_atomically
 from lora_trainer.errors import StorageError
 from lora_trainer.stopping import StopFlag
 from lora_trainer.storage import OnBytes, StoredFile
+from lora_trainer.storage.connection import connect
 from lora_trainer.storage.faults import MISSING_KEY, Request, translating
 from lora_trainer.storage.retries import retrying
 
-# With 4 tries and 7 s of waiting between them, a dead endpoint is called unreachable after 27 s at
-# most, one that accepts and never answers after 87 s.
-_CONNECT_SECONDS = 5.0
-_READ_SECONDS = 20.0
 _MAX_LISTED = 100_000
 _MD5_ETAG = re.compile(r"^[0-9a-f]{32}$")
 _NOT_CREATED = frozenset({"PreconditionFailed", "NotImplemented"})
@@ -57,7 +50,7 @@ class S3Storage:
         self._bucket = parts.netloc
         self._prefix = f"{parts.path.strip('/')}/" if parts.path.strip("/") else ""
         self._stop = stop
-        self._client = _client(field, self.uri)
+        self._client = connect(field, self.uri)
 
     def list_files(self) -> list[StoredFile]:
         """All objects below the prefix; folder markers are left out."""
@@ -261,52 +254,3 @@ def _differs(etag: str, md5: str, headers: dict[str, str]) -> bool:
     lowered = {name.lower(): value for name, value in headers.items()}
     encrypted = any(name.startswith("x-amz-server-side-encryption") for name in lowered)
     return bool(_MD5_ETAG.match(etag)) and not encrypted and etag != md5
-
-
-def _client(field: str, uri: str) -> Minio:
-    access_key = os.environ.get("AWS_ACCESS_KEY_ID", "").strip()
-    secret_key = os.environ.get("AWS_SECRET_ACCESS_KEY", "").strip()
-    missing = [
-        name
-        for name, value in (
-            ("AWS_ACCESS_KEY_ID", access_key),
-            ("AWS_SECRET_ACCESS_KEY", secret_key),
-        )
-        if not value
-    ]
-    if missing:
-        raise StorageError(
-            Reason.CREDENTIALS_MISSING,
-            f"{field} is {uri}, but {' and '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} not set; put the standard AWS_* variables "
-            "into the credentials Secret or the environment",
-        )
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    parts = urlsplit(endpoint or f"https://s3.{region}.amazonaws.com")
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path.strip("/"):
-        raise StorageError(
-            Reason.STORAGE_UNREACHABLE,
-            f"AWS_ENDPOINT_URL is {endpoint!r}; it must be http(s)://host[:port] without a path",
-        )
-    pool = urllib3.PoolManager(
-        timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS),
-        maxsize=16,
-        retries=False,
-        cert_reqs="CERT_REQUIRED",
-        ca_certs=_certificates(),
-    )
-    return Minio(
-        parts.netloc,
-        access_key=access_key,
-        secret_key=secret_key,
-        session_token=os.environ.get("AWS_SESSION_TOKEN") or None,
-        secure=parts.scheme == "https",
-        region=region,
-        http_client=pool,
-    )
-
-
-def _certificates() -> str:
-    variables = ("AWS_CA_BUNDLE", "SSL_CERT_FILE")
-    return next((os.environ[name] for name in variables if os.environ.get(name)), certifi.where())

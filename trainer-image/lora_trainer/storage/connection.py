@@ -1,0 +1,77 @@
+"""A connection to an S3 server, as the standard AWS_* environment variables describe it.
+
+A module of its own because it owns the credentials: it reads them here, and never shows them.
+"""
+
+import os
+from urllib.parse import urlsplit
+
+import certifi
+import urllib3
+from minio import Minio
+
+from lora_api.reasons import Reason
+from lora_trainer.errors import StorageError
+
+# With 4 tries and 7 s of waiting between them, a dead endpoint is called unreachable after 27 s at
+# most, one that accepts and never answers after 87 s.
+_CONNECT_SECONDS = 5.0
+_READ_SECONDS = 20.0
+
+
+def connect(field: str, uri: str) -> Minio:
+    """A client; nothing is asked of the server yet.
+
+    Args:
+        field: The job's field that names the storage.
+        uri: Its URI, for messages.
+
+    Raises:
+        StorageError: CredentialsMissing, or StorageUnreachable for an endpoint that is no URL.
+    """
+    access_key = os.environ.get("AWS_ACCESS_KEY_ID", "").strip()
+    secret_key = os.environ.get("AWS_SECRET_ACCESS_KEY", "").strip()
+    missing = [
+        name
+        for name, value in (
+            ("AWS_ACCESS_KEY_ID", access_key),
+            ("AWS_SECRET_ACCESS_KEY", secret_key),
+        )
+        if not value
+    ]
+    if missing:
+        raise StorageError(
+            Reason.CREDENTIALS_MISSING,
+            f"{field} is {uri}, but {' and '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} not set; put the standard AWS_* variables "
+            "into the credentials Secret or the environment",
+        )
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    parts = urlsplit(endpoint or f"https://s3.{region}.amazonaws.com")
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path.strip("/"):
+        raise StorageError(
+            Reason.STORAGE_UNREACHABLE,
+            f"AWS_ENDPOINT_URL is {endpoint!r}; it must be http(s)://host[:port] without a path",
+        )
+    pool = urllib3.PoolManager(
+        timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS),
+        maxsize=16,
+        retries=False,
+        cert_reqs="CERT_REQUIRED",
+        ca_certs=_certificates(),
+    )
+    return Minio(
+        parts.netloc,
+        access_key=access_key,
+        secret_key=secret_key,
+        session_token=os.environ.get("AWS_SESSION_TOKEN") or None,
+        secure=parts.scheme == "https",
+        region=region,
+        http_client=pool,
+    )
+
+
+def _certificates() -> str:
+    variables = ("AWS_CA_BUNDLE", "SSL_CERT_FILE")
+    return next((os.environ[name] for name in variables if os.environ.get(name)), certifi.where())
