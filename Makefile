@@ -6,6 +6,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# A machine that has just started updates itself: wait for its turn.
+APT := apt-get -o DPkg::Lock::Timeout=300
 STAMP := $(VENV)/.installed
 CLUSTER := $(BIN)/python -m lora_cluster
 PACKAGES := -p lora_api -p lora_crd -p lora_cluster -p lora_demo -p lora_operator -p lora_trainer -p smallbase
@@ -23,7 +25,7 @@ setup: $(STAMP) ## Make the virtual environment from the hash-pinned lists
 
 $(STAMP): requirements/bootstrap.txt requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
-	  { echo "installing python3-venv"; apt-get update -qq; apt-get install -qq -y python3-venv; }
+	  { echo "installing python3-venv"; $(APT) update -qq; $(APT) install -qq -y python3-venv; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/bootstrap.txt
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode requirements/dev.txt
@@ -59,9 +61,6 @@ test-trainer: $(STAMP) ## Trains on the small base model (minutes)
 	$(BIN)/pytest tests/trainer
 
 test-e2e: install ## Against the full cluster with real pods (minutes)
-	@command -v prometheus >/dev/null || \
-	  { echo "installing Debian's prometheus"; apt-get update -qq; \
-	    apt-get install -qq -y --no-install-recommends prometheus >/dev/null; }
 	$(BIN)/pytest tests/e2e
 
 # --- Running it ----------------------------------------------------------------------------------

@@ -163,6 +163,13 @@ class HostProvider:
 
     def down(self) -> None:
         """End all processes, then remove what they left; works on wreckage, too."""
+        with locked(self._layout.cache / f"up-{self._layout.name}.lock"):
+            self._end()
+        say(
+            f"cluster {self._layout.name!r} is gone; images and builds stay in {self._layout.cache}"
+        )
+
+    def _end(self) -> None:
         record = readable_record(self._layout)
         if record and namespaces.is_alive(record):
             with contextlib.suppress(ClusterError, OSError):
@@ -176,9 +183,6 @@ class HostProvider:
         left = namespaces.leftovers(self._layout)
         if left:
             raise ClusterError("LeftBehind", "still there after `down`: " + "; ".join(left))
-        say(
-            f"cluster {self._layout.name!r} is gone; images and builds stay in {self._layout.cache}"
-        )
 
     def _sweep(self) -> None:
         """Remove what a crash or a reboot may have left."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 from lora_cluster import configs
 from lora_cluster.commands import FAKE_GPUS, GPU_LABELS
 from lora_cluster.errors import ClusterError
+from lora_cluster.images import image_folder
 from lora_cluster.layout import Layout, Record, load_record, new_keys
 from lora_cluster.progress import say
 
@@ -111,7 +113,15 @@ class KindProvider:
         }
 
     def load_image(self, image: str) -> None:
-        """Hand an image of the Docker engine, or an archive, to the node."""
+        """Hand the node an archive, an image that was built here, or one of the Docker engine."""
+        if image_folder().find(image):
+            with tempfile.TemporaryDirectory(dir=self._layout.cache) as folder:
+                archive = Path(folder) / "image.tar"
+                source = f"oci:{image_folder().path}:{image}"
+                target = f"docker-archive:{archive}:{image}"
+                _run("skopeo", "--insecure-policy", "copy", source, target)
+                self.load_image(str(archive))
+            return
         verb = "image-archive" if Path(image).is_file() else "docker-image"
         _run("kind", "load", verb, image, "--name", self._layout.name)
 

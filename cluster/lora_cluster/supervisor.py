@@ -23,6 +23,7 @@ from lora_cluster.probes import admin_context, answers
 FIRST_RESTART_SECONDS = 1.0
 LAST_RESTART_SECONDS = 10.0
 HEALTHY_AFTER_SECONDS = 20.0
+COULD_NOT_START = 127  # as a shell says it
 PROBE_EVERY_SECONDS = 0.05
 
 
@@ -104,17 +105,21 @@ class Supervisor:
         with (self._log / f"{component.name}.log").open("ab") as output:
             output.write(f"--- start {running.starts + 1} of {component.name}\n".encode())
             output.flush()
-            running.process = subprocess.Popen(  # noqa: ASYNC220 - returns at once, and reap() collects
-                component.argv,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, **component.env},
-                pass_fds=component.pass_fds,
-                start_new_session=True,
-            )
-        running.started_at, running.starts = time.monotonic(), running.starts + 1
-        running.pending = None
+            running.started_at, running.starts = time.monotonic(), running.starts + 1
+            running.pending = None
+            try:
+                running.process = subprocess.Popen(  # noqa: ASYNC220 - returns at once; reap() collects
+                    component.argv,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL,
+                    env={**os.environ, **component.env},
+                    pass_fds=component.pass_fds,
+                    start_new_session=True,
+                )
+            except OSError as error:  # such as a program that was removed: told, and tried again
+                output.write(f"--- could not be started: {error}\n".encode())
+                self._ended(running, COULD_NOT_START)
 
     async def is_ready(self, name: str) -> bool:
         """Whether a component runs and answers its probe."""

@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 from kubernetes import client, config
 
+from lora_cluster import packages
 from lora_demo.environment import Environment
 from lora_demo.install import OPERATOR_NAMESPACE, RELEASE
 
@@ -60,8 +61,8 @@ class Prometheus:
 @contextmanager
 def running_prometheus(environment: Environment) -> Iterator[Prometheus]:
     """Starts Prometheus on a free loopback port and waits until it scrapes the operator."""
-    binary = shutil.which("prometheus")
-    assert binary, "prometheus is not installed: `apt-get install prometheus`"
+    packages.ensure({"prometheus": "prometheus"})
+    binary = shutil.which("prometheus") or "prometheus"
     with tempfile.TemporaryDirectory(prefix="lora-prometheus-") as folder:
         settings = Path(folder) / "prometheus.yml"
         settings.write_text(yaml.safe_dump(_settings(environment, Path(folder))))

@@ -18,6 +18,7 @@ from tests.e2e.conftest import Cluster
 from lora_cluster.images import BUSYBOX_IMAGE
 from lora_cluster.layout import layout_for, load_record
 
+pytestmark = pytest.mark.e2e
 SPARE = "spare"
 LAYOUT = layout_for(SPARE)
 Machine = dict[str, set[str]]

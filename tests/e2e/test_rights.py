@@ -3,6 +3,7 @@
 import subprocess
 
 import pytest
+import yaml
 from tests.e2e.conftest import Cluster
 
 from lora_demo.environment import DemoError, run
@@ -34,6 +35,7 @@ RIGHTS = [
      False),
     ("grants no rights", "create", "rolebindings.rbac.authorization.k8s.io", "studio", False),
     ("reads no ConfigMaps", "get", "configmaps", "studio", False),
+    ("asks pods, not through the API server", "get", "pods/proxy", "studio", False),
     ("sees no nodes", "list", "nodes", "studio", False),
 ]  # fmt: skip
 
@@ -100,3 +102,25 @@ def test_wrong_chart_values_are_refused_by_name(
     with pytest.raises(DemoError) as caught:
         run(cluster.environment, "helm", "template", "x", str(CHART), "--set", setting)
     assert told in str(caught.value), sentence
+
+
+def test_an_operator_of_named_namespaces_has_rights_in_those_alone(cluster: Cluster) -> None:
+    values = "namespaces={studio,lab}"
+    text = run(cluster.environment, "helm", "template", "x", str(CHART), "--set", values)
+    bindings = [
+        (document["kind"], document["metadata"].get("namespace"))
+        for document in yaml.safe_load_all(text)
+        if document["kind"] in {"ClusterRoleBinding", "RoleBinding"}
+        and document["roleRef"]["kind"] == "ClusterRole"
+    ]
+    assert bindings == [("RoleBinding", "studio"), ("RoleBinding", "lab")]
+
+
+def test_two_releases_do_not_share_a_lease(cluster: Cluster) -> None:
+    for release in ("one", "two"):
+        text = run(cluster.environment, "helm", "template", release, str(CHART))
+        documents = list(yaml.safe_load_all(text))
+        pod = next(d for d in documents if d["kind"] == "Deployment")["spec"]["template"]["spec"]
+        role = next(d for d in documents if d["kind"] == "Role")
+        assert f"--lease-name={release}" in pod["containers"][0]["args"]
+        assert [release] in [rule.get("resourceNames") for rule in role["rules"]]

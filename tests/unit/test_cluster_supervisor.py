@@ -77,6 +77,20 @@ async def test_what_is_stopped_stays_down_until_it_is_started(
     assert (await reaches(lambda report: report["running"], one))["restarts"] == 1
 
 
+async def test_what_can_not_be_started_says_so_in_its_log_and_is_tried_again(
+    supervise: Callable[..., Supervisor], tmp_path: Path
+) -> None:
+    program = tmp_path / "program"
+    one = supervise(Component(name="etcd", argv=(str(program),)))
+    await reaches(lambda report: report["last_exit"] == supervisor.COULD_NOT_START, one)
+    assert f"could not be started: [Errno 2] No such file or directory: '{program}'" in (
+        (tmp_path / "etcd.log").read_text()
+    )
+    program.write_text("#!/bin/sh\nexec sleep 300\n")
+    program.chmod(0o755)
+    await reaches(lambda report: report["running"], one)
+
+
 async def test_a_manual_component_waits_for_the_command(
     supervise: Callable[..., Supervisor],
 ) -> None:

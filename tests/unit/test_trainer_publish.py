@@ -159,6 +159,19 @@ def test_a_claim_without_a_model_is_respected_before_and_after_training(
     assert (out / "config.json").read_text() == text
 
 
+def test_an_upload_that_failed_before_its_model_leaves_the_output_to_others(
+    tmp_path: Path,
+) -> None:
+    def fail() -> None:
+        raise StorageError(Reason.OUTPUT_NOT_WRITABLE, "AccessDenied")
+
+    out, result = tmp_path / "out", a_result(tmp_path / "result")
+    for place, kept in (("config.json", []), ("model.safetensors", ["config", "model"])):
+        with pytest.raises(TrainerError):
+            _publish(ADisturbedFolder(out, {place: fail}), result)
+        assert sorted(path.stem for path in out.iterdir()) == kept
+
+
 def test_where_writes_have_no_conditions_the_run_that_lost_the_claim_fails(
     tmp_path: Path,
 ) -> None:

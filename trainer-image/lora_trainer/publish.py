@@ -6,6 +6,7 @@ run, and it finds out before a GPU minute is spent that it may not write.
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from lora_api.reasons import Reason
@@ -86,12 +87,13 @@ def publish(
             advance(done, total)
         _refuse_stranger(storage, run_id)  # a server without conditional writes let both in
     except StorageError as error:
+        _release(storage, run_id)
         if not (error.retryable or error.reason in _WORTH_SAVING_FROM):
             raise
         raise TrainerError(
             Reason.UPLOAD_FAILED,
             f"trained and checked, but not stored: {error.message}. The result stays in the "
-            f"workspace ({folder}); run the same job again, only the upload is repeated",
+            f"workspace ({folder}); another attempt of this run repeats only the upload",
         ) from error
 
 
@@ -100,6 +102,13 @@ def _claim(storage: Storage, folder: Path, run_id: str) -> None:
     if (folder / CONFIG).is_file() and not storage.exists(MODEL):
         storage.create(CONFIG, (folder / CONFIG).read_bytes())
     _refuse_stranger(storage, run_id)
+
+
+def _release(storage: Storage, run_id: str) -> None:
+    """Give back an output in which no model lies, as nobody knows if another attempt comes."""
+    with suppress(StorageError):  # the storage has just failed, so this may fail, too
+        if _run_id_in(storage, CONFIG) == run_id and not storage.exists(MODEL):
+            storage.delete(CONFIG)
 
 
 def _refuse_stranger(storage: Storage, run_id: str) -> None:
