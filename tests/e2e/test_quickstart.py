@@ -119,7 +119,7 @@ def test_the_new_subject_is_drawn_by_the_lora_and_not_by_the_base(
     ):
         base, lora = (_sample(cluster, number, seed, of) for of in ("base", "lora"))
         # The robot is grey; what the base draws for a word that it does not know is not.
-        assert _colourfulness(lora) < _colourfulness(base), (prompts[number - 1], seed)
+        assert _colourfulness(lora) < _colourfulness(base) / 2, (prompts[number - 1], seed)
 
 
 def test_the_scheduler_gave_the_pod_the_gpu_it_asked_for(
