@@ -15,7 +15,7 @@ from lora_operator.actions import Actor
 from lora_operator.cache import Cache
 from lora_operator.errors import ConflictError, NotFoundError, OperatorError
 from lora_operator.kube.client import KubeClient
-from lora_operator.kube.resources import JOBS, PODS, TRAININGS
+from lora_operator.kube.resources import JOBS, PODS, TRAININGS, Resource
 from lora_operator.labels import RUN_UID_LABEL, job_name
 from lora_operator.logs import log
 from lora_operator.metrics import Metrics
@@ -81,17 +81,10 @@ class Reconciler:
         return max(0.0, (decision.revisit_at - self._now()).total_seconds())
 
     async def _reconcile(self, key: Key) -> Decision | None:
-        seen = observe(self._cache, key, self._progress_of)
+        seen = await self._look(key)
         if seen is None:
             return None
-        seen = await look_up_warnings(self._client, seen, self._now())
         decision = decide(seen, self._now())
-        if decision.actions:
-            if not await self._is_still_there(seen.run):
-                return None
-            seen = await self._actor.act(seen, decision.actions)
-            self._log_creation(seen)
-            decision = decide(seen, self._now())
         if decision.ends_run:
             # A terminal status can't be taken back, so it is decided on live objects only.
             await self._reread(key)
@@ -106,28 +99,29 @@ class Reconciler:
             await self._write(seen.run, decision.status, decision.events)
         return decision
 
-    async def _is_still_there(self, run: Run) -> bool:
-        """Whether the run exists, live; a ghost in the cache is evicted."""
-        try:
-            body = await self._client.get(TRAININGS, run.key.namespace, run.key.name)
-        except NotFoundError:
-            self._cache.drop(TRAININGS, run.key)
-            return False
-        self._cache.put(TRAININGS, body)
-        return bool(body["metadata"]["uid"] == run.uid) and (
-            "deletionTimestamp" not in body["metadata"]
-        )
+    async def _look(self, key: Key) -> Observed | None:
+        """What there is of a run, once what it lacks has been created."""
+        seen = observe(self._cache, key, self._progress_of)
+        if seen is None:
+            return None
+        if not decide(seen, self._now()).actions:
+            return await look_up_warnings(self._client, seen, self._now())
+        # The watch of runs may be behind that of Jobs, or the run a ghost: only the run as it is
+        # now says whether something is created for it.
+        await self._reread_one(TRAININGS, key)
+        seen = observe(self._cache, key, self._progress_of)
+        if seen is None:
+            return None
+        actions = decide(seen, self._now()).actions
+        if actions:
+            seen = await self._actor.act(seen, actions)
+            self._log_creation(seen)
+        return seen
 
     async def _reread(self, key: Key) -> None:
         """Bring run, Job and pods in the cache up to the API server's state."""
-        name = job_name(key.name)
-        for resource, object_name in ((TRAININGS, key.name), (JOBS, name)):
-            try:
-                body = await self._client.get(resource, key.namespace, object_name)
-            except NotFoundError:
-                self._cache.drop(resource, Key(key.namespace, object_name))
-            else:
-                self._cache.put(resource, body)
+        await self._reread_one(TRAININGS, key)
+        await self._reread_one(JOBS, Key(key.namespace, job_name(key.name)))
         run = self._cache.get(TRAININGS, key)
         if run is None:
             return
@@ -137,6 +131,14 @@ class Reconciler:
         )
         for pod in pods:
             self._cache.put(PODS, pod)
+
+    async def _reread_one(self, resource: Resource, key: Key) -> None:
+        try:
+            body = await self._client.get(resource, key.namespace, key.name)
+        except NotFoundError:
+            self._cache.drop(resource, key)
+        else:
+            self._cache.put(resource, body)
 
     async def _write(self, run: Run, status: LoRATrainingStatus, events: tuple[Event, ...]) -> None:
         try:
