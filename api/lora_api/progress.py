@@ -15,7 +15,7 @@ MAX_PROGRESS_BYTES = 16 * 1024
 
 
 class Stage(StrEnum):
-    """The trainer's stages, in order; each leaves a marker in the workspace when done."""
+    """The trainer's stages, in order."""
 
     PLAN = "Plan"
     FETCH = "Fetch"

@@ -1,5 +1,6 @@
 """A run that dies anywhere goes on where it was, and ends with the same bytes."""
 
+import hashlib
 import os
 import shutil
 import signal
@@ -10,6 +11,9 @@ from tests.trainer.jobs import AJob
 from lora_api.exit_codes import ExitCode
 from lora_api.reasons import Reason
 from lora_api.result import Outcome, Result
+from lora_trainer import results, run
+from lora_trainer.errors import InterruptedRunError, TrainerError
+from lora_trainer.workspace import Workspace
 
 pytestmark = pytest.mark.trainer
 
@@ -32,7 +36,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(finished: tuple[AJob, Result], j
     run.wait_until(lambda: run.checkpoint_exists(at_least=6))
     os.kill(run.pid, signal.SIGKILL)
     assert run.exit_code() == -signal.SIGKILL
-    assert not (long.workspace / "stages" / "train.json").exists(), "killed too late to tell"
+    assert not (long.workspace / "stages" / "save.json").exists(), "killed too late to tell"
     code, result = long.run()
     assert code == ExitCode.OK
     assert result.step == 24
@@ -103,6 +107,56 @@ def test_an_output_that_fails_after_training_keeps_the_result_for_another_attemp
     assert code == ExitCode.OK
     assert "Train" not in result.stage_seconds
     assert (small.output / "report.json").exists()
+
+
+def _stopping(
+    where: object, call: str, error: TrainerError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(where, call, stopped)
+
+
+# Where the other job is stopped: its files lie there already, not all of its markers do.
+STOPPED_AT = {
+    "while it samples": (results, "draw_samples"),
+    "before it is marked as saved": (Workspace, "mark"),
+}
+
+
+@pytest.mark.parametrize("name", STOPPED_AT)
+def test_another_jobs_model_is_never_published_in_the_place_of_ones_own(
+    name: str, job: AJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, other = job.with_steps(2), job.with_steps(2).having("optimization.seed", 8)
+    with monkeypatch.context() as patch:
+        _stopping(run, "publish", TrainerError(Reason.UPLOAD_FAILED, "no"), patch)
+        assert mine.run()[0] == ExitCode.NOT_STORED
+    trained = (mine.workspace / "result" / "model.safetensors").read_bytes()
+    with monkeypatch.context() as patch:
+        _stopping(*STOPPED_AT[name], InterruptedRunError("stop"), patch)
+        assert other.run()[0] == ExitCode.INTERRUPTED
+    code, result = mine.run()
+    assert code == ExitCode.OK, result.message
+    assert mine.model == trained
+    assert result.artifact is not None
+    assert result.artifact.digest == f"sha256:{hashlib.sha256(mine.model).hexdigest()}"
+
+
+def test_a_model_that_changed_in_the_workspace_is_made_again_not_published(
+    job: AJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = job.with_steps(2)
+    with monkeypatch.context() as patch:
+        _stopping(run, "publish", TrainerError(Reason.UPLOAD_FAILED, "no"), patch)
+        small.run()
+    model = small.workspace / "result" / "model.safetensors"
+    trained = model.read_bytes()
+    model.write_bytes(trained[:-1] + b"!")
+    code, result = small.run()
+    assert code == ExitCode.OK, result.message
+    assert small.model == trained
 
 
 def test_a_finished_run_does_nothing_when_it_is_started_again(job: AJob) -> None:

@@ -44,7 +44,14 @@ def save_and_verify(session: Session) -> None:
     write_json(context.workspace.result / CONFIG, settings_of(session.facts()))
     path.replace(context.workspace.result / MODEL)
     log.info("saved and reloaded", keys=len(tensors), layers=len(session.layers))
-    context.workspace.mark(Stage.SAVE, {"loss": context.board.loss, "inputs": session.inputs})
+    context.workspace.mark(
+        Stage.SAVE,
+        {
+            "loss": context.board.loss,
+            "inputs": session.inputs,
+            "digest": _artifact(session).digest,
+        },
+    )
 
 
 def sample_and_score(session: Session) -> tuple[ArtifactStatus, ValidationStatus]:

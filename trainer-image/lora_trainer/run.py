@@ -17,15 +17,16 @@ from lora_api.status import ArtifactStatus, ValidationStatus
 from lora_trainer import log
 from lora_trainer.context import Context
 from lora_trainer.dataset import Dataset, build_dataset
+from lora_trainer.disk import sha256_of_file
 from lora_trainer.environment import confine
 from lora_trainer.fetch import fetch_base_model, fetch_dataset
 from lora_trainer.plan import make_plan, with_identity
 from lora_trainer.progress import ProgressBoard
-from lora_trainer.publish import check_output, publish
+from lora_trainer.publish import MODEL, check_output, publish
 from lora_trainer.recipes import RECIPES, check_base
 from lora_trainer.stopping import StopFlag
 from lora_trainer.storage import Storage, open_storage
-from lora_trainer.workspace import open_workspace, recorded_run_id
+from lora_trainer.workspace import Workspace, open_workspace, recorded_run_id
 
 
 def run_job(
@@ -63,13 +64,32 @@ def run_job(
         context = Context(plan=plan, workspace=workspace, board=board, stop=stop, started=started)
         output = open_storage(job.output.uri, field="output.uri", stop=stop)
         if workspace.done(Stage.PUBLISH) is None:
-            if workspace.done(Stage.SAMPLE) is None:
+            if not _is_complete(workspace):
                 check_output(output, job.run_id)
                 _make_result(context)
             _publish(context, output)
         else:
             log.info("everything is done already", workspace=root)
         return _succeeded(context)
+
+
+def _is_complete(workspace: Workspace) -> bool:
+    """Whether the result folder holds what was checked and scored, and that very model."""
+    sampled = workspace.done(Stage.SAMPLE)
+    return sampled is not None and _holds(workspace, sampled["artifact"]["digest"])
+
+
+def _holds(workspace: Workspace, digest: object) -> bool:
+    """Whether the model that lies in the result folder is the one that a marker speaks of.
+
+    A marker is a promise about a file beside it; whatever came between the two, a model that
+    is not the one that was checked is made again, never published.
+    """
+    model = workspace.result / MODEL
+    if model.is_file() and digest == f"sha256:{sha256_of_file(model)}":
+        return True
+    log.warning("the model in the workspace is not the one that was checked", file=model)
+    return False
 
 
 def _make_result(context: Context) -> None:
@@ -97,12 +117,12 @@ def _make_result(context: Context) -> None:
     session = training.open_session(context, dataset, base)
     training.cache_inputs(session)
     saved = workspace.done(Stage.SAVE)
-    if saved is None or saved.get("inputs") != session.inputs:
-        training.train(session)
-        results.save_and_verify(session)
-    else:
+    if saved and saved.get("inputs") == session.inputs and _holds(workspace, saved.get("digest")):
         board.restore_loss(saved["loss"])
         board.expect(session.total_steps, done=session.total_steps)
+    else:
+        training.train(session)
+        results.save_and_verify(session)
     results.sample_and_score(session)
 
 
@@ -114,14 +134,12 @@ def _read_dataset(context: Context, storage: Storage) -> Dataset:
         max_images=plan.job.dataset.max_images,
         advance=board.advance,
     )
-    context.workspace.mark(Stage.FETCH, {"files": len(fetched.names)})
     log.info("fetched", files=len(fetched.names), uri=plan.job.dataset.uri)
     board.enter(Stage.VALIDATE)
     dataset = build_dataset(
         fetched, plan.job, min_side_pixels=plan.min_side_pixels, advance=board.advance
     )
     log.info("dataset", pictures=len(dataset.samples), digest=dataset.digest)
-    context.workspace.mark(Stage.VALIDATE, {"digest": dataset.digest})
     return dataset
 
 

@@ -142,7 +142,6 @@ def cache_inputs(session: Session) -> None:
         stop=session.context.stop,
         advance=board.advance,
     )
-    session.context.workspace.mark(Stage.CACHE, {})
 
 
 def train(session: Session) -> None:
@@ -182,7 +181,6 @@ def train(session: Session) -> None:
         loss=context.board.loss,
         seconds=context.seconds_since_start(),
     )
-    context.workspace.mark(Stage.TRAIN, {"loss": context.board.loss})
 
 
 def load_denoiser(session: Session) -> torch.nn.Module:

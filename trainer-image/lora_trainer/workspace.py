@@ -19,6 +19,9 @@ from lora_api.reasons import Reason
 from lora_trainer.disk import read_json, write_json
 from lora_trainer.errors import TrainerError
 
+# The last one first: wherever a kill comes between them, no marker stands on one that is gone.
+_ABOUT_THE_RESULT = (Stage.PUBLISH, Stage.SAMPLE, Stage.SAVE)
+
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
@@ -71,7 +74,13 @@ class Workspace:
         write_json(self._marker(stage), {"key": self.key, "stage": stage.value, "data": data})
 
     def clear_result(self) -> None:
-        """Make the result folder empty."""
+        """Make the result folder empty, and forget first what any job said of its content.
+
+        The markers of an earlier job go too: it may come back, and must not find them beside
+        another one's model.
+        """
+        for stage in _ABOUT_THE_RESULT:
+            self._marker(stage).unlink(missing_ok=True)
         shutil.rmtree(self.result, ignore_errors=True)
         self.result.mkdir(parents=True, exist_ok=True)
 
