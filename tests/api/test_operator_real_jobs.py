@@ -103,6 +103,30 @@ def test_bad_input_is_not_tried_again(stage: Stage) -> None:
     assert stage.job()["status"]["conditions"][-1]["reason"] == "PodFailurePolicy"
 
 
+def test_too_little_memory_is_not_tried_again(stage: Stage) -> None:
+    stage.apply()
+    pod = a_pod().named(the_pod(stage))
+    stage.bind_pod(pod)
+    stage.set_pod(pod.ended(137, "", "OOMKilled"))
+    status = stage.is_in("Failed", "OutOfMemory")
+    assert status["attempts"] == 1
+    assert "Retrying" not in stage.told()
+    assert stage.job()["status"]["conditions"][-1]["reason"] == "PodFailurePolicy"
+
+
+def test_a_kill_by_a_disruption_costs_no_retry(api: ApiServer, stage: Stage) -> None:
+    stage = Stage(api, stage.training.with_retries(0))
+    stage.apply()
+    first = a_pod().named(the_pod(stage))
+    stage.bind_pod(first)
+    stage.set_pod(first.ended(137).disrupted("EvictionByEvictionAPI", "the node is drained"))
+    assert "the node is drained" in stage.is_in("Pending", "Retrying")["message"]
+    second = a_pod().named(the_pod(stage, after=1))
+    stage.bind_pod(second)
+    stage.set_pod(second.ended(0, a_good_result()))
+    assert stage.is_in("Completed")["attempts"] == 2
+
+
 def test_a_crash_is_tried_again(stage: Stage) -> None:
     stage.apply()
     first = a_pod().named(the_pod(stage))

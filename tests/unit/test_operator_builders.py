@@ -61,13 +61,20 @@ JOB_FIELDS: dict[str, tuple[Callable[[], Any], Any]] = {
         lambda: job_of(a_training())["spec"]["podReplacementPolicy"],
         "Failed",
     ),
-    "bad input, wrong usage and divergence are never tried again": (
-        lambda: job_of(a_training())["spec"]["podFailurePolicy"]["rules"][0]["onExitCodes"],
-        {"containerName": "trainer", "operator": "In", "values": [2, 65, 70]},
-    ),
-    "disruptions cost no retry": (
-        lambda: job_of(a_training())["spec"]["podFailurePolicy"]["rules"][1],
+    "disruptions cost no retry, whatever code the trainer then ends with": (
+        lambda: job_of(a_training())["spec"]["podFailurePolicy"]["rules"][0],
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+    ),
+    "bad input, divergence, no start and too little memory are never tried again": (
+        lambda: job_of(a_training())["spec"]["podFailurePolicy"]["rules"][1],
+        {
+            "action": "FailJob",
+            "onExitCodes": {
+                "containerName": "trainer",
+                "operator": "In",
+                "values": [2, 65, 70, 126, 127, 128, 137],
+            },
+        },
     ),
     "finished Jobs stay, so that the result can still be read": (
         lambda: job_of(a_training())["spec"].get("ttlSecondsAfterFinished"),

@@ -116,6 +116,40 @@ ROWS: dict[str, Row] = {
         reason=Reason.TRAINER_CRASHED,
         says=("could not start", "exec format error", "spec.image"),
     ),
+    "too little memory is not announced as something to be tried again": Row(
+        sight=seen(a_training().with_retries(3)).with_pods(a_pod().ended(137, "", "OOMKilled")),
+        phase=Phase.PENDING,
+        reason=Reason.OUT_OF_MEMORY,
+        says=("larger spec.resources.memory",),
+    ),
+    "neither is a container that can't start": Row(
+        sight=seen().with_pods(a_pod().ended(128, "exec format error", "StartError")),
+        phase=Phase.PENDING,
+        reason=Reason.TRAINER_CRASHED,
+        says=("could not start",),
+    ),
+    "a kill by somebody else says why it is the last attempt": Row(
+        sight=seen().with_pods(a_pod().ended(137)),
+        phase=Phase.PENDING,
+        reason=Reason.TRAINER_CRASHED,
+        says=("exit code 137", "not tried again", "spec.resources.memory"),
+    ),
+    "a kill by a disruption is tried again": Row(
+        sight=seen().with_pods(
+            a_pod().ended(137, "", "OOMKilled").disrupted("TerminationByKubelet", "low on memory")
+        ),
+        phase=Phase.PENDING,
+        reason=Reason.RETRYING,
+        says=("TerminationByKubelet", "tried again"),
+    ),
+    "a fault met while being disrupted does not say that it is final": Row(
+        sight=seen().with_pods(
+            a_pod().ended(65, a_bad_result()).disrupted("EvictionByEvictionAPI", "drained")
+        ),
+        phase=Phase.PENDING,
+        reason=Reason.RETRYING,
+        says=("EvictionByEvictionAPI",),
+    ),
     "a preempted attempt is told as such": Row(
         sight=seen().with_pods(
             a_pod().ended(143).disrupted("PreemptionByScheduler", "preempted by another pod")

@@ -6,7 +6,6 @@ the rules of a "restricted" namespace are kept.
 
 from typing import Any
 
-from lora_api.exit_codes import FINAL_CODES, ExitCode
 from lora_api.job import (
     JOB_ENVIRONMENT_VARIABLE,
     PROGRESS_PORT,
@@ -16,6 +15,7 @@ from lora_api.training import LoRATrainingSpec
 from lora_operator.builders.document import job_document
 from lora_operator.builders.ownership import metadata
 from lora_operator.labels import TRAINER_CONTAINER, job_name, workspace_name
+from lora_operator.state.last_codes import LAST_CODES
 from lora_operator.state.views import Run
 
 GPU_RESOURCE = "nvidia.com/gpu"
@@ -60,21 +60,21 @@ def build_job(run: Run, spec: LoRATrainingSpec, *, default_image: str) -> dict[s
 
 
 def _failure_policy() -> dict[str, Any]:
-    final = sorted(int(code) for code in FINAL_CODES - {ExitCode.OK})
     return {
         "rules": [
+            # Preemption, eviction, drain and node loss are not the run's fault: no retry is spent.
+            # First, because they kill with the same signal as too little memory does.
+            {
+                "action": "Ignore",
+                "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+            },
             {
                 "action": "FailJob",
                 "onExitCodes": {
                     "containerName": TRAINER_CONTAINER,
                     "operator": "In",
-                    "values": final,
+                    "values": sorted(int(code) for code in LAST_CODES),
                 },
-            },
-            # Preemption, eviction, drain and node loss are not the run's fault: no retry is spent.
-            {
-                "action": "Ignore",
-                "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
             },
         ]
     }

@@ -6,11 +6,11 @@ explained by the same words.
 
 from pydantic import ValidationError
 
-from lora_api.exit_codes import ExitCode
 from lora_api.reasons import Reason
 from lora_api.result import Outcome, Result
 from lora_api.status import FailureStatus
 from lora_api.training import LoRATrainingSpec
+from lora_operator.state.last_codes import KILLED, LAST_CODES
 from lora_operator.state.text import clip, quote, tail
 from lora_operator.state.views import Observed, Pod
 
@@ -28,28 +28,33 @@ def result_of(pod: Pod) -> Result | None:
 
 def explain_end(seen: Observed, pod: Pod) -> FailureStatus:
     """Reason and sentence for an attempt that ended badly."""
-    container = pod.container
-    if container.end_reason == "OOMKilled":
-        return _out_of_memory(seen.run.spec, container.exit_code)
+    code = pod.container.exit_code
     result = result_of(pod)
+    if pod.disrupted is not None and (result is None or not result.retryable):
+        # Tried again whatever the trainer met on its way out, so nothing final is said here.
+        return _taken_away(pod)
+    if pod.container.end_reason == "OOMKilled":
+        return _out_of_memory(seen.run.spec, code)
     if result is not None and result.outcome is not Outcome.SUCCEEDED:
         return FailureStatus(
             reason=result.reason,
             message=clip(result.message),
             retryable=result.retryable,
-            exit_code=container.exit_code,
+            exit_code=code,
         )
-    if pod.disrupted is not None or pod.reason:
-        return FailureStatus(
-            reason=Reason.INTERRUPTED,
-            message=(
-                f"Pod {pod.name} was taken from its node "
-                f"({quote(pod.disrupted or f'{pod.reason}: {pod.message}')})."
-            ),
-            retryable=True,
-            exit_code=container.exit_code,
-        )
-    return _crash(pod)
+    return _taken_away(pod) if pod.reason else _crash(pod)
+
+
+def _taken_away(pod: Pod) -> FailureStatus:
+    return FailureStatus(
+        reason=Reason.INTERRUPTED,
+        message=(
+            f"Pod {pod.name} was taken from its node "
+            f"({quote(pod.disrupted or f'{pod.reason}: {pod.message}')})."
+        ),
+        retryable=True,
+        exit_code=pod.container.exit_code,
+    )
 
 
 def _out_of_memory(spec: LoRATrainingSpec | None, exit_code: int | None) -> FailureStatus:
@@ -82,9 +87,16 @@ def _crash(pod: Pod) -> FailureStatus:
     said = container.end_message.strip()
     words = f" Its last words: {tail(said)}" if said else f" See the log of pod {pod.name}."
     ended = f"with exit code {code}" if code is not None else "without an exit code"
+    message = f"The trainer ended {ended} and left no result.{words}"
+    if code == KILLED:
+        message = (
+            "The trainer was killed (exit code 137), which mostly means that its node ran out of "
+            "memory, so it is not tried again. Look at the node and at spec.resources.memory, then "
+            f"create the run again.{words}"
+        )
     return FailureStatus(
         reason=Reason.TRAINER_CRASHED,
-        message=f"The trainer ended {ended} and left no result.{words}",
-        retryable=code is None or code not in set(ExitCode) or ExitCode(code).is_retryable,
+        message=message,
+        retryable=code == KILLED or code not in LAST_CODES,
         exit_code=code,
     )

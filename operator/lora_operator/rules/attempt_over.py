@@ -1,12 +1,12 @@
 """The latest pod has ended, but the Job has not: either its end is near, or it tries again."""
 
-from lora_api.exit_codes import FINAL_CODES
 from lora_api.reasons import Reason
 from lora_api.status import ConditionType, Phase
 from lora_operator.rules.attempt_end import explain_end
 from lora_operator.rules.base import Verdict
 from lora_operator.state.decision import Draft
-from lora_operator.state.views import Observed
+from lora_operator.state.last_codes import LAST_CODES
+from lora_operator.state.views import Observed, Pod
 
 
 def attempt_is_over(seen: Observed, draft: Draft) -> Verdict:
@@ -21,7 +21,7 @@ def attempt_is_over(seen: Observed, draft: Draft) -> Verdict:
         return Verdict.SETTLED
     failure = explain_end(seen, pod)
     draft.failure = failure
-    if failure.exit_code in FINAL_CODES or not _attempts_left(seen):
+    if _is_last(seen, pod):
         # The Job says so within a second; until then nobody should read that it tries again.
         draft.message = failure.message
         draft.set(ConditionType.RUNNING, "False", failure.reason, failure.message)
@@ -34,7 +34,12 @@ def attempt_is_over(seen: Observed, draft: Draft) -> Verdict:
     return Verdict.SETTLED
 
 
-def _attempts_left(seen: Observed) -> bool:
-    if seen.run.spec is None or seen.job is None:
+def _is_last(seen: Observed, pod: Pod) -> bool:
+    if pod.disrupted is not None:
+        # The Job neither counts it nor looks at its exit code.
+        return False
+    if pod.container.exit_code in LAST_CODES:
         return True
-    return seen.job.failed_pods <= seen.run.spec.limits.retries
+    if seen.run.spec is None or seen.job is None:
+        return False
+    return seen.job.failed_pods > seen.run.spec.limits.retries
