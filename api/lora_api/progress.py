@@ -9,9 +9,11 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, Field
 
-from lora_api.base import LenientDocument
+from lora_api.base import LenientDocument, Loss
 
 MAX_PROGRESS_BYTES = 16 * 1024
+MAX_STEPS_PER_SECOND = 1e6
+MAX_ETA_SECONDS = 1e9
 
 
 class Stage(StrEnum):
@@ -44,16 +46,20 @@ class Progress(LenientDocument):
     total_steps: Annotated[int, Field(ge=0, le=100_000_000)] = 0
     """Optimiser steps in all."""
 
-    loss: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
+    loss: Loss | None = None
     """Training loss, smoothed over about 20 steps."""
 
     learning_rate: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     """Learning rate of the last step."""
 
-    steps_per_second: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] | None = None
+    steps_per_second: (
+        Annotated[float, Field(ge=0, le=MAX_STEPS_PER_SECOND, allow_inf_nan=False)] | None
+    ) = None
     """Speed in the steady state."""
 
-    eta_seconds: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
+    eta_seconds: Annotated[float, Field(ge=0, le=MAX_ETA_SECONDS, allow_inf_nan=False)] | None = (
+        None
+    )
     """Seconds until the last step, at that speed."""
 
     updated_at: AwareDatetime

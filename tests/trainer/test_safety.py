@@ -1,5 +1,7 @@
 """Wrong numbers and wrong files never become a LoRA."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,13 @@ from lora_api.exit_codes import ExitCode
 from lora_api.reasons import Reason
 from lora_trainer.recipes.sd15 import StableDiffusion15
 
-Losses = type[StableDiffusion15]
+NAN = float("nan")
 
 
-def _with_nan_at(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
-    """Make the loss of some training steps NaN, gradients included."""
+def _with_losses_times(
+    factor: float, monkeypatch: pytest.MonkeyPatch, steps: set[int], *, scoring: bool = False
+) -> None:
+    """Multiply the loss of some training steps, gradients included, or all that is not training."""
     honest = StableDiffusion15.losses
     calls = 0
 
@@ -23,9 +27,9 @@ def _with_nan_at(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
         nonlocal calls
         found: torch.Tensor = honest(self, denoiser, **rest)  # type: ignore[arg-type]
         if not denoiser.training:
-            return found
+            return found * factor if scoring else found
         calls += 1
-        return found * float("nan") if calls - 1 in steps else found
+        return found * factor if calls - 1 in steps else found
 
     monkeypatch.setattr(StableDiffusion15, "losses", losses)
 
@@ -39,7 +43,7 @@ def _weights(job: AJob, step: int) -> dict[str, torch.Tensor]:
 def test_a_step_with_nan_changes_no_weight_and_the_run_goes_on(
     job: AJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _with_nan_at(monkeypatch, {2, 3})
+    _with_losses_times(NAN, monkeypatch, {2, 3})
     every = job.with_steps(6).having("checkpoints", {"everySteps": 1, "keep": 10})
     code, result = every.run()
     assert code == ExitCode.OK, result.message
@@ -49,10 +53,11 @@ def test_a_step_with_nan_changes_no_weight_and_the_run_goes_on(
     assert all(bool(weight.isfinite().all()) for weight in _weights(every, 6).values())
 
 
+@pytest.mark.parametrize("factor", [NAN, 1e12])
 def test_three_bad_steps_in_a_row_end_the_run_and_name_the_pictures(
-    job: AJob, monkeypatch: pytest.MonkeyPatch
+    factor: float, job: AJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _with_nan_at(monkeypatch, {3, 4, 5})
+    _with_losses_times(factor, monkeypatch, {3, 4, 5})
     long = job.with_steps(10).having("checkpoints.everySteps", 3)
     code, result = long.run()
     assert (code, result.reason) == (ExitCode.DIVERGED, Reason.TRAINING_DIVERGED)
@@ -62,6 +67,37 @@ def test_three_bad_steps_in_a_row_end_the_run_and_name_the_pictures(
     assert "optimization.learningRate" in result.message
     assert all(bool(weight.isfinite().all()) for weight in _weights(long, 3).values())
     assert not (long.output / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("factor", [NAN, 1e12])
+def test_a_lora_that_predicts_nonsense_of_held_out_pictures_is_not_published(
+    factor: float, job: AJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _with_losses_times(factor, monkeypatch, set(), scoring=True)
+    monkeypatch.setattr("lora_trainer.results.reload_and_compare", lambda *_, **__: None)
+    code, result = job.with_steps(2).run()
+    assert (code, result.reason) == (ExitCode.DIVERGED, Reason.TRAINING_DIVERGED)
+    assert "held-out" in result.message
+    assert not (job.output / "model.safetensors").exists()
+
+
+def test_a_failure_is_told_even_where_the_progress_can_not_be(
+    job: AJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("nobody foresaw this either")
+
+    monkeypatch.setattr("lora_trainer.progress.ProgressBoard.snapshot", broken)
+    code, result = job.having("dataset.uri", f"file://{job.folder}/empty").run()
+    assert (code, result.reason) == (ExitCode.BAD_INPUT, Reason.OBJECT_NOT_FOUND)
+
+
+def test_a_failure_is_told_even_where_a_file_name_is_no_text(job: AJob, pictures: Path) -> None:
+    own = Path(shutil.copytree(pictures, job.folder / "own"))
+    Path(os.fsdecode(bytes(own) + b"/bad-\xff.png")).write_text("no picture")
+    code, result = job.having("dataset.uri", f"file://{own}").run()
+    assert (code, result.reason) == (ExitCode.BAD_INPUT, Reason.INVALID_IMAGES)
+    assert "bad-?.png" in result.message
 
 
 def test_a_picture_whose_latents_are_nan_is_named(job: AJob) -> None:

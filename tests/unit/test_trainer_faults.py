@@ -7,6 +7,7 @@ import pytest
 import urllib3.exceptions as network
 from minio.error import InvalidResponseError, ServerError
 
+from lora_api.base import MAX_LOSS
 from lora_api.exit_codes import ExitCode
 from lora_api.reasons import Reason
 from lora_trainer.errors import StorageError, TrainerError, as_trainer_error
@@ -121,9 +122,18 @@ NAN, INFINITE = float("nan"), float("inf")
 
 @pytest.mark.parametrize(
     ("loss", "norm", "allowed"),
-    [(1.0, 1.0, True), (NAN, 1.0, False), (1.0, NAN, False), (INFINITE, 1.0, False)],
+    [
+        (1.0, 1.0, True),
+        (MAX_LOSS, 1.0, True),
+        (NAN, 1.0, False),
+        (1.0, NAN, False),
+        (INFINITE, 1.0, False),
+        (2 * MAX_LOSS, 1.0, False),
+    ],
 )
-def test_only_finite_numbers_pass_the_gate(loss: float, norm: float, allowed: bool) -> None:
+def test_only_finite_numbers_that_can_be_reported_pass_the_gate(
+    loss: float, norm: float, allowed: bool
+) -> None:
     guard = FiniteGuard()
     assert guard.allows(loss=loss, gradient_norm=norm, step=1, pictures=["a.png"]) is allowed
 

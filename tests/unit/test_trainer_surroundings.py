@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from lora_api.base import MAX_LOSS
 from lora_api.job import ServerSettings
 from lora_api.progress import Progress, Stage
 from lora_trainer.display import progress_line
@@ -65,11 +66,28 @@ def test_progress_says_step_speed_and_time_left() -> None:
     assert state.eta_seconds == pytest.approx(3.5)
 
 
-def test_a_refused_step_does_not_spoil_the_loss() -> None:
+@pytest.mark.parametrize("loss", [None, float("nan"), float("inf"), 2 * MAX_LOSS])
+def test_a_loss_that_is_no_loss_does_not_spoil_the_one_that_is_shown(loss: float | None) -> None:
     board = _training_board()
-    for loss in (None, float("nan"), float("inf")):
-        board.stepped(4, loss=loss, learning_rate=1e-4, seconds=0.5)
+    board.stepped(4, loss=loss, learning_rate=1e-4, seconds=0.5)
     assert board.loss == pytest.approx(0.5)
+    board.restore_loss(loss)  # an earlier version's checkpoint may hold it
+    assert board.loss is None
+    Progress.model_validate_json(board.snapshot().model_dump_json(by_alias=True))
+
+
+# Seconds that a step takes, and how many are left: both ends are out of the document's bounds.
+PACES = {"faster than a clock can tell": (1e-9, 10), "slower than a lifetime": (1e6, 100_000)}
+
+
+@pytest.mark.parametrize("name", PACES)
+def test_no_pace_makes_a_state_that_can_not_be_said(name: str) -> None:
+    seconds, total = PACES[name]
+    board = ProgressBoard()
+    board.enter(Stage.TRAIN)
+    board.expect(total)
+    for step in (1, 2):
+        board.stepped(step, loss=0.5, learning_rate=1e-4, seconds=seconds)
     Progress.model_validate_json(board.snapshot().model_dump_json(by_alias=True))
 
 

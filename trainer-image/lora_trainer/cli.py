@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lora_api.exit_codes import ExitCode
 from lora_api.job import (
@@ -20,6 +21,9 @@ from lora_api.job import (
 from lora_api.reasons import Reason
 from lora_api.result import Outcome, Result
 from lora_trainer import __version__, log
+
+if TYPE_CHECKING:
+    from lora_trainer.progress import ProgressBoard
 
 _CONTAINER_WORKSPACE = Path("/workspace")
 _CONTAINER_TERMINATION_LOG = Path("/dev/termination-log")
@@ -55,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         job = _load_job(options.job)
     except Exception as error:
-        return _fail(error, workspace="", step=0, total_steps=0)
+        return _fail(error, workspace="")
     if options.check:
         print(f"{job.name}: the job document is valid (recipe {job.recipe})")
         return int(ExitCode.OK)
@@ -138,15 +142,7 @@ def _run(job: JobDocument, workspace: Path, *, fresh: bool) -> int:
                     job, workspace, board=board, stop=stop, started=started, fresh=fresh
                 )
             except BaseException as error:
-                state = board.snapshot()
-                return _fail(
-                    error,
-                    workspace=str(workspace),
-                    step=state.step,
-                    total_steps=state.total_steps,
-                    loss=board.loss,
-                    stage_seconds=board.stage_seconds,
-                )
+                return _fail(error, workspace=str(workspace), board=board)
             _tell(result)
             log.info("done", message=result.message, seconds=round(time.time() - started, 1))
             return int(ExitCode.OK)
@@ -156,15 +152,7 @@ def _run(job: JobDocument, workspace: Path, *, fresh: bool) -> int:
         restore()
 
 
-def _fail(
-    error: BaseException,
-    *,
-    workspace: str,
-    step: int,
-    total_steps: int,
-    loss: float | None = None,
-    stage_seconds: dict[str, float] | None = None,
-) -> int:
+def _fail(error: BaseException, *, workspace: str, board: "ProgressBoard | None" = None) -> int:
     """Say why the run ended; returns the exit code."""
     from lora_trainer.errors import TrainerError, as_trainer_error
 
@@ -180,17 +168,32 @@ def _fail(
     result = Result(
         outcome=Outcome.INTERRUPTED if interrupted else Outcome.FAILED,
         reason=failure.reason,
-        message=failure.message[:2048],
+        # File names may hold bytes that are no UTF-8, and then no JSON either.
+        message=failure.message.encode(errors="replace").decode()[:2048],
         retryable=failure.retryable,
-        step=step,
-        total_steps=total_steps,
-        loss=loss,
-        stage_seconds=stage_seconds or {},
     )
-    _tell(result)
+    _tell(_with_figures(result, board))
     say = log.warning if interrupted else log.error
     say(failure.reason.value, message=failure.message, exit_code=int(failure.exit_code))
     return int(failure.exit_code)
+
+
+def _with_figures(result: Result, board: "ProgressBoard | None") -> Result:
+    """The result with how far the run came; without, where even that can't be said."""
+    if board is None:
+        return result
+    try:
+        state = board.snapshot()
+        figures = {
+            "step": state.step,
+            "total_steps": state.total_steps,
+            "loss": state.loss,
+            "stage_seconds": board.stage_seconds,
+        }
+        return Result.model_validate({**dict(result), **figures})
+    except Exception as error:  # why the run ended matters more than how far it came
+        log.exception("the progress can't be said", error)
+        return result
 
 
 def _tell(result: Result) -> None:

@@ -4,13 +4,13 @@ A module of its own because the training thread writes it and other threads read
 is shared between them.
 """
 
-import math
 import threading
 import time
 from collections import deque
 from datetime import UTC, datetime
 
-from lora_api.progress import Progress, Stage
+from lora_api.progress import MAX_ETA_SECONDS, MAX_STEPS_PER_SECOND, Progress, Stage
+from lora_trainer.guard import is_loss
 
 # Smoothing and speed look at about this many steps: short enough to follow, long enough to read.
 _LOSS_WINDOW_STEPS = 20
@@ -38,7 +38,7 @@ class StepClock:
     def steps_per_second(self) -> float | None:
         """Speed over the window; None before there is one."""
         total = sum(self._durations)
-        return len(self._durations) / total if total > 0 else None
+        return min(MAX_STEPS_PER_SECOND, len(self._durations) / total) if total > 0 else None
 
 
 class ProgressBoard:
@@ -85,23 +85,23 @@ class ProgressBoard:
 
         Args:
             step: Steps done, this one included.
-            loss: Its loss; None where it was not finite and the update was left out.
+            loss: Its loss; what is none (None, not finite, out of bounds) leaves the average.
             learning_rate: Its learning rate.
             seconds: Its wall-clock time.
         """
         with self._lock:
             self._step = step
             self._learning_rate = learning_rate
-            if loss is not None and math.isfinite(loss):
+            if is_loss(loss):
                 self._loss = smoothed(self._loss, loss)
             self._clock.add(seconds)
-            self._stage_percent = 100.0 * step / max(1, self._total_steps)
+            self._stage_percent = min(100.0, 100.0 * step / max(1, self._total_steps))
             self._touch()
 
     def restore_loss(self, loss: float | None) -> None:
         """Continue the smoothed loss of an earlier attempt."""
         with self._lock:
-            self._loss = loss
+            self._loss = loss if is_loss(loss) else None
 
     @property
     def loss(self) -> float | None:
@@ -119,7 +119,7 @@ class ProgressBoard:
             return {name: round(value, 3) for name, value in seconds.items() if value >= 0.001}
 
     def snapshot(self) -> Progress:
-        """The state as the document that /progress serves."""
+        """The state as the document that /progress serves; whatever came in, it can be said."""
         with self._lock:
             speed = self._clock.steps_per_second
             left = self._total_steps - self._step
@@ -132,7 +132,9 @@ class ProgressBoard:
                 loss=self._loss,
                 learning_rate=self._learning_rate,
                 steps_per_second=speed,
-                eta_seconds=round(left / speed, 1) if speed and training else None,
+                eta_seconds=(
+                    min(MAX_ETA_SECONDS, round(left / speed, 1)) if speed and training else None
+                ),
                 updated_at=self._updated_at,
             )
 

@@ -6,9 +6,13 @@ noise, which must not depend on anything that training does.
 
 import torch
 
+from lora_api.base import MAX_LOSS
+from lora_api.reasons import Reason
 from lora_api.status import ValidationStatus
 from lora_trainer.cache import Cache
 from lora_trainer.dataset import Sample
+from lora_trainer.errors import TrainerError
+from lora_trainer.guard import is_loss
 from lora_trainer.lora import base_only
 from lora_trainer.recipes import Recipe
 from lora_trainer.schedule import seed_for
@@ -38,6 +42,9 @@ def held_out_score(
         cache: Their latents and embeddings.
         device: Where to compute.
         stop: A stop ends it between two batches.
+
+    Raises:
+        TrainerError: TrainingDiverged or BaseModelInvalid; a loss is not finite or out of bounds.
     """
     if not held_out:
         return ValidationStatus(held_out_images=0)
@@ -52,10 +59,23 @@ def held_out_score(
     lora = mean_loss()
     with base_only(denoiser):
         base = mean_loss()
+    if not is_loss(lora):
+        raise TrainerError(
+            Reason.TRAINING_DIVERGED,
+            f"the LoRA predicts nonsense of the held-out pictures (loss {lora:g}); nothing was "
+            "published. Lower optimization.learningRate",
+        )
+    if not is_loss(base):
+        raise TrainerError(
+            Reason.BASE_MODEL_INVALID,
+            f"baseModel.uri: the base model predicts nonsense of the held-out pictures (loss "
+            f"{base:g}); use another one, or optimization.precision fp32",
+        )
+    improvement = round(100.0 * (base - lora) / base, 2) if base else 0.0
     return ValidationStatus(
         base_loss=round(base, 6),
         lora_loss=round(lora, 6),
-        improvement_percent=round(100.0 * (base - lora) / base, 2) if base else 0.0,
+        improvement_percent=max(-MAX_LOSS, improvement),
         held_out_images=len(held_out),
     )
 
