@@ -54,8 +54,8 @@ class FiniteGuard:
             raise TrainerError(
                 Reason.TRAINING_DIVERGED,
                 f"loss or gradients were not finite, or the loss was above {MAX_LOSS:g}, "
-                f"{self.refused_in_a_row} steps in a row, last at step {step} with {names}; no such "
-                "update was applied and the last checkpoint is kept. Lower optimization.learningRate, or "
-                "check these pictures",
+                f"{self.refused_in_a_row} steps in a row, last at step {step} with {names}; no "
+                "such update was applied and the last checkpoint is kept. Lower "
+                "optimization.learningRate, or check these pictures",
             )
         return False
