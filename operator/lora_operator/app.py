@@ -140,13 +140,13 @@ class App:
             watch_opened_at=api_watch.watch_opened_at,
         )
         self._tasks: list[asyncio.Task[Any]] = []
+        self._any_ended = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> int:
         """Start everything in order and stay until `stop` is set or a part ends."""
         await self._web.start()
         log("started", identity=self._settings.identity, port=self._settings.port)
-        stopping = asyncio.create_task(stop.wait(), name="stop")
-        self._tasks.append(stopping)
+        self._start(stop.wait(), "stop")
         self._start(self._lead(), "main")
         watching: asyncio.Task[None] | None = None
         try:
@@ -154,8 +154,8 @@ class App:
                 watching = await self._feed.start()
                 # kopf has just taken the signals for itself; the order of the end is ours.
                 catch_signals(stop)
-                self._tasks.append(watching)
-            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+                self._supervise(watching)
+            await self._any_ended.wait()
             return 0 if stop.is_set() else self._explain_end()
         finally:
             await self._end(watching)
@@ -181,7 +181,8 @@ class App:
         # Whatever was true when the last leader stopped is looked at once.
         for body in self._cache.all(TRAININGS):
             self._queue.add(key_of(body))
-        self._workers.start()
+        for worker in self._workers.start():
+            self._supervise(worker)
         self._start(self._puller.run(), "puller")
         if self._settings.leader_elect:
             await self._elector.hold()
@@ -205,20 +206,24 @@ class App:
                     await stop.wait()
         return False
 
-    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        self._tasks.append(asyncio.create_task(work, name=name))
+    def _start(self, work: Coroutine[Any, Any, object], name: str) -> None:
+        self._supervise(asyncio.create_task(work, name=name))
+
+    def _supervise(self, task: asyncio.Task[Any]) -> None:
+        """Let the process end with this part, whenever it was started: half an operator lies."""
+        self._tasks.append(task)
+        task.add_done_callback(lambda _: self._any_ended.set())
 
     def _explain_end(self) -> int:
         for task in self._tasks:
             if task.done() and not task.cancelled():
-                error = task.exception()
-                reason = error.reason if isinstance(error, OperatorError) else type(error).__name__
+                reason, message = _why_ended(task.exception())
                 log(
                     "ending",
                     level=logging.ERROR,
                     part=task.get_name(),
                     reason=reason,
-                    message=error,
+                    message=message,
                 )
         return 1
 
@@ -238,3 +243,10 @@ class App:
             with contextlib.suppress(Exception):
                 await watching
         log("stopped", identity=self._settings.identity)
+
+
+def _why_ended(error: BaseException | None) -> tuple[str, str]:
+    if error is None:
+        return "EndedEarly", "This part ended, though nobody told it to."
+    reason = error.reason if isinstance(error, OperatorError) else type(error).__name__
+    return reason, str(error)

@@ -37,12 +37,17 @@ class Workers:
         self._metrics = metrics
         self._tasks: list[asyncio.Task[None]] = []
 
-    def start(self) -> None:
-        """Start all workers."""
+    def start(self) -> list[asyncio.Task[None]]:
+        """Start all workers.
+
+        Returns:
+            Their tasks, which end only after `stop`.
+        """
         self._tasks = [
             asyncio.create_task(self._work(), name=f"worker-{number}")
             for number in range(self._count)
         ]
+        return self._tasks
 
     async def stop(self) -> None:
         """Let what is in work finish, within a bound, and take nothing new."""

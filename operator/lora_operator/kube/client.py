@@ -132,10 +132,21 @@ class KubeClient:
                 content = await response.read()
                 if response.status >= 400:
                     raise _error(verb, path, response, content)
-                document: Object = json.loads(content)
-                return document
+                return _document(verb, path, content)
         except (TimeoutError, aiohttp.ClientError) as error:
             raise UnavailableError(f"{verb} {path}: no answer ({error!r})") from error
+
+
+def _document(verb: str, path: str, content: bytes) -> Object:
+    try:
+        document = json.loads(content)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        # A proxy's page, or an answer cut short: whatever it is, the API server did not say it.
+        said = content[:200].decode(errors="replace")
+        raise UnavailableError(f"{verb} {path}: the answer is no JSON object: {said!r}")
+    return document
 
 
 def _error(verb: str, path: str, response: aiohttp.ClientResponse, content: bytes) -> ApiError:
