@@ -143,16 +143,6 @@ def test_a_fault_of_the_program_is_one_sentence_in_the_result(
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_called_a_full_workspace(job: AJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device", "/workspace/cache/x")
-
-    monkeypatch.setattr("lora_trainer.cache.save_file", full)
-    code, result = job.run()
-    assert (code, result.reason) == (ExitCode.BAD_INPUT, Reason.WORKSPACE_FULL)
-    assert "/workspace/cache/x" in result.message
-
-
 def test_dropout_is_repeated_exactly_after_a_restart(job: AJob, tmp_path: Path) -> None:
     whole = job.with_steps(8).having("network.dropout", 0.5)
     assert whole.run()[0] == ExitCode.OK

@@ -9,13 +9,13 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from lora_api.reasons import Reason
 from lora_trainer import log
 from lora_trainer.basemodel import BaseModel
 from lora_trainer.dataset import Sample
-from lora_trainer.disk import sha256_of_json, write_atomically
+from lora_trainer.disk import sha256_of_json, write_bytes
 from lora_trainer.errors import TrainerError
 from lora_trainer.pictures import load_square
 from lora_trainer.recipes import Conditioning, Recipe
@@ -139,4 +139,5 @@ def _pixels(sample: Sample, resolution: int) -> torch.Tensor:
 
 def _save(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     plain = {name: tensor.float().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, lambda temporary: save_file(plain, temporary))
+    # The library, writing a file itself, reports a full disk in words that only it knows.
+    write_bytes(path, save(plain))

@@ -6,13 +6,14 @@ forgiven when damaged must not be spread over the loop.
 
 import pickle
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lora_trainer import log
-from lora_trainer.disk import write_atomically
+from lora_trainer.disk import write_bytes
 
 
 @dataclass(kw_only=True, slots=True)
@@ -55,7 +56,9 @@ def save_checkpoint(folder: Path, state: TrainingState, *, keep: int) -> None:
         "refused_in_a_row": state.refused_in_a_row,
     }
     path = folder / f"step-{state.step:08d}.pt"
-    write_atomically(path, lambda temporary: torch.save(content, temporary))
+    data = BytesIO()  # torch, writing a file itself, reports a full disk as a fault of its own
+    torch.save(content, data)
+    write_bytes(path, data.getvalue())
     for old in _newest_first(folder)[keep:]:
         old.unlink(missing_ok=True)
 

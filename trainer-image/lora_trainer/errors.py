@@ -78,7 +78,8 @@ def as_trainer_error(error: BaseException, *, workspace: str) -> TrainerError | 
         return TrainerError(
             Reason.WORKSPACE_FULL,
             f"the workspace {workspace} has no room left"
-            f"{f' for {error.filename}' if error.filename else ''}; give it more space",
+            f"{f' for {error.filename}' if error.filename else ''}; give it more space "
+            "(workspace.size of a LoRATraining)",
         )
     if isinstance(error, OSError) and error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
         return TrainerError(

@@ -152,7 +152,10 @@ def _publish(context: Context, output: Storage) -> None:
         advance=context.board.advance,
         stop=context.stop,
     )
-    context.workspace.mark(Stage.PUBLISH, {})
+    try:
+        context.workspace.mark(Stage.PUBLISH, {})
+    except OSError as error:  # stored is stored; without the marker it is stored once more
+        log.warning("the workspace can't note that the result is stored", why=error)
     log.info("published", uri=context.plan.job.output.uri)
 
 
