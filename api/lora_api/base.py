@@ -47,9 +47,9 @@ def document_config(*rules: CelRule) -> ConfigDict:
     return ConfigDict(json_schema_extra={EXTENSION: entries})
 
 
-# In object storage one `//`-free, `..`-free, unescaped path after the bucket: what a person can read
-# is what is fetched, and no tool in between can decode it into something else. A file:// path is
-# for a laptop alone, where whoever writes it may read the file anyway.
+# In object storage one `//`-free, `..`-free, unescaped path after the bucket: what a person can
+# read is what is fetched, and no tool in between can decode it into something else. A file:// path
+# is for a laptop alone, where whoever writes it may read the file anyway.
 StorageUri = Annotated[
     str,
     StringConstraints(
