@@ -143,6 +143,7 @@ class APod:
     age: timedelta = timedelta(seconds=30)
     node: str | None = None
     status: Object = field(default_factory=lambda: {"phase": "Pending"})
+    meta: Object = field(default_factory=dict)
 
     def named(self, name: str) -> Self:
         return replace(self, name=name)
@@ -178,6 +179,9 @@ class APod:
 
     def disrupted(self, reason: str, message: str) -> Self:
         return self._condition("DisruptionTarget", "True", reason, message)
+
+    def being_deleted(self) -> Self:
+        return replace(self, meta={"deletionTimestamp": stamp(NOW)})
 
     def evicted(self, message: str) -> Self:
         status = {**self.status, "phase": "Failed", "reason": "Evicted", "message": message}
@@ -222,6 +226,7 @@ class APod:
                         "controller": True,
                     }
                 ],
+                **self.meta,
             },
             "spec": {"nodeName": self.node} if self.node else {},
             "status": copy.deepcopy(self.status),
@@ -245,10 +250,17 @@ class AJob:
     def failed(self, reason: str = "BackoffLimitExceeded", message: str = "") -> Self:
         return self._ended("Failed", reason, message)
 
+    def failing(self, reason: str) -> Self:
+        return self._condition("FailureTarget", reason, "")
+
     def with_failed_pods(self, count: int) -> Self:
         return replace(self, status={**self.status, "failed": count})
 
     def _ended(self, kind: str, reason: str, message: str) -> Self:
+        ended = self._condition(kind, reason, message)
+        return replace(ended, status={**ended.status, "active": 0})
+
+    def _condition(self, kind: str, reason: str, message: str) -> Self:
         condition = {
             "type": kind,
             "status": "True",
@@ -256,7 +268,7 @@ class AJob:
             "message": message,
             "lastTransitionTime": stamp(NOW),
         }
-        return replace(self, status={**self.status, "active": 0, "conditions": [condition]})
+        return replace(self, status={**self.status, "conditions": [condition]})
 
     def stored(self) -> Object:
         """What the API server holds."""

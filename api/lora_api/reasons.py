@@ -117,6 +117,9 @@ MEANINGS: dict[Reason, str] = {
     Reason.TRAINING_DIVERGED: "The loss stopped being finite; the bad update was not applied.",
     Reason.ARTIFACT_MISMATCH: "The saved LoRA, read back, differs from the trained one.",
     Reason.UPLOAD_FAILED: "Trained, but the result could not be stored; it lies in the workspace.",
-    Reason.INTERRUPTED: "The trainer was told to stop and saved a checkpoint.",
+    Reason.INTERRUPTED: (
+        "The pod is or was taken from its node (preemption, drain, a lost node, deletion); the "
+        "next attempt goes on from the last checkpoint."
+    ),
     Reason.INTERNAL_ERROR: "A fault in the trainer; its log has the details.",
 }

@@ -142,6 +142,28 @@ def test_a_crash_is_tried_again(stage: Stage) -> None:
     assert status["podName"] == second.name
 
 
+def test_a_dead_node_is_told_with_what_ends_the_wait(api: ApiServer, stage: Stage) -> None:
+    # A node without a kubelet: nobody confirms that a pod on it is gone.
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "dead"}}
+    api.request("POST", "/api/v1/nodes", node)
+    stage.apply()
+    first = a_pod().named(the_pod(stage))
+    stage.bind_pod(first, "dead")
+    stage.set_pod(first.running())
+    stage.is_in("Starting", "Running")
+    api.request("DELETE", PODS.path(stage.namespace, first.name))
+    message = stage.is_in("Starting", "Interrupted")["message"]
+    assert f"Pod {first.name} is being taken from node dead" in message
+    taint = {"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"}
+    assert taint["key"] in message
+    patch = {"spec": {"taints": [taint]}}
+    api.request("PATCH", "/api/v1/nodes/dead", patch, "application/merge-patch+json")
+    second = a_pod().named(the_pod(stage))
+    stage.bind_pod(second)
+    stage.set_pod(second.running())
+    assert stage.is_in("Starting", "Running")["attempts"] == 2
+
+
 def test_a_quota_on_pods_is_explained_by_the_jobs_events(stage: Stage) -> None:
     quota = {
         "apiVersion": "v1",

@@ -23,6 +23,9 @@ results = st.one_of(words, st.just(a_good_result()), st.just(a_bad_result()), st
 @st.composite
 def pods(draw: st.DrawFn) -> APod:
     pod = a_pod().named(f"anna-train-{draw(st.sampled_from('xyz'))}").aged(draw(st.integers(0, 99)))
+    goes: bool = draw(st.booleans())
+    if goes:
+        pod = pod.being_deleted()
     kind = draw(st.sampled_from(["new", "unschedulable", "placed", "waiting", "running", "ended"]))
     if kind == "unschedulable":
         return pod.unschedulable(draw(words))

@@ -3,6 +3,7 @@
 import pytest
 from tests.builders import NOW, a_job, a_pod, a_training, seen
 from tests.results import a_bad_result, a_good_result
+from tests.unit.rows_between_attempts import BETWEEN_ATTEMPTS
 from tests.unit.rows_under_way import SCHEDULER, UNDER_WAY, Row
 
 from lora_api.progress import Stage
@@ -13,6 +14,7 @@ from lora_operator.state.views import Refusal
 
 ROWS: dict[str, Row] = {
     **UNDER_WAY,
+    **BETWEEN_ATTEMPTS,
     "a completed Job with a result is Completed": Row(
         sight=seen().with_job(a_job().complete()).with_pods(a_pod().ended(0, a_good_result())),
         phase=Phase.COMPLETED,
@@ -69,27 +71,6 @@ ROWS: dict[str, Row] = {
         reason=Reason.TOO_FEW_IMAGES,
         says=("holds 2 pictures", "spec.dataset.minImages"),
     ),
-    "bad input is not announced as something to be tried again": Row(
-        sight=seen().with_pods(a_pod().ended(65, a_bad_result())),
-        phase=Phase.PENDING,
-        reason=Reason.TOO_FEW_IMAGES,
-    ),
-    "a crash is tried again while the Job has attempts left": Row(
-        sight=seen().with_pods(a_pod().ended(1, "Traceback: boom")),
-        phase=Phase.PENDING,
-        reason=Reason.RETRYING,
-        says=("Attempt 1 failed", "exit code 1", "boom"),
-    ),
-    "a transient fault of the trainer is tried again with its reason": Row(
-        sight=seen().with_pods(
-            a_pod().ended(
-                75, a_bad_result(Reason.STORAGE_UNREACHABLE, "No answer.", retryable=True)
-            )
-        ),
-        phase=Phase.PENDING,
-        reason=Reason.RETRYING,
-        says=("StorageUnreachable", "No answer."),
-    ),
     "the last crash ends the run with exit code and last words": Row(
         sight=seen()
         .with_job(a_job().failed().with_failed_pods(4))
@@ -115,48 +96,6 @@ ROWS: dict[str, Row] = {
         phase=Phase.FAILED,
         reason=Reason.TRAINER_CRASHED,
         says=("could not start", "exec format error", "spec.image"),
-    ),
-    "too little memory is not announced as something to be tried again": Row(
-        sight=seen(a_training().with_retries(3)).with_pods(a_pod().ended(137, "", "OOMKilled")),
-        phase=Phase.PENDING,
-        reason=Reason.OUT_OF_MEMORY,
-        says=("larger spec.resources.memory",),
-    ),
-    "neither is a container that can't start": Row(
-        sight=seen().with_pods(a_pod().ended(128, "exec format error", "StartError")),
-        phase=Phase.PENDING,
-        reason=Reason.TRAINER_CRASHED,
-        says=("could not start",),
-    ),
-    "a kill by somebody else says why it is the last attempt": Row(
-        sight=seen().with_pods(a_pod().ended(137)),
-        phase=Phase.PENDING,
-        reason=Reason.TRAINER_CRASHED,
-        says=("exit code 137", "not tried again", "spec.resources.memory"),
-    ),
-    "a kill by a disruption is tried again": Row(
-        sight=seen().with_pods(
-            a_pod().ended(137, "", "OOMKilled").disrupted("TerminationByKubelet", "low on memory")
-        ),
-        phase=Phase.PENDING,
-        reason=Reason.RETRYING,
-        says=("TerminationByKubelet", "tried again"),
-    ),
-    "a fault met while being disrupted does not say that it is final": Row(
-        sight=seen().with_pods(
-            a_pod().ended(65, a_bad_result()).disrupted("EvictionByEvictionAPI", "drained")
-        ),
-        phase=Phase.PENDING,
-        reason=Reason.RETRYING,
-        says=("EvictionByEvictionAPI",),
-    ),
-    "a preempted attempt is told as such": Row(
-        sight=seen().with_pods(
-            a_pod().ended(143).disrupted("PreemptionByScheduler", "preempted by another pod")
-        ),
-        phase=Phase.PENDING,
-        reason=Reason.RETRYING,
-        says=("PreemptionByScheduler",),
     ),
     "an evicted pod quotes the kubelet": Row(
         sight=seen()

@@ -9,6 +9,7 @@ from lora_operator.rules.base import Rule, Verdict
 from lora_operator.rules.completion import job_completed, result_is_recorded
 from lora_operator.rules.deletion import being_deleted_is_left_alone
 from lora_operator.rules.failure import job_failed
+from lora_operator.rules.interruption import pod_is_taken_away
 from lora_operator.rules.job_exists import job_exists
 from lora_operator.rules.placement import pod_is_created, pod_is_placed
 from lora_operator.rules.running import trainer_runs
@@ -31,6 +32,7 @@ RULES: tuple[Rule, ...] = (
     workspace_is_bound,
     pod_is_created,
     pod_is_placed,
+    pod_is_taken_away,
     container_starts,
     trainer_runs,
     attempt_is_over,

@@ -34,11 +34,16 @@ def trainer_runs(seen: Observed, draft: Draft) -> Verdict:
         phase = max(phase, draft.phase, key=_ORDER.index)
     draft.phase = phase
     draft.message = f"{phase} in pod {pod.name} on node {pod.node}."
-    if told is not None and is_worth_writing(draft.progress, told, draft.now):
-        draft.progress = to_status(told, draft.now)
+    mirror_progress(seen, draft)
     draft.set(ConditionType.RUNNING, "True", Reason.RUNNING)
     draft.set(ConditionType.SUCCEEDED, "Unknown", Reason.RUNNING)
     return Verdict.SETTLED
+
+
+def mirror_progress(seen: Observed, draft: Draft) -> None:
+    """Write down what the trainer last told, if that is worth a write."""
+    if seen.progress is not None and is_worth_writing(draft.progress, seen.progress, draft.now):
+        draft.progress = to_status(seen.progress, draft.now)
 
 
 def is_worth_writing(known: ProgressStatus | None, told: Progress, now: datetime) -> bool:

@@ -72,6 +72,7 @@ def read_job(body: Object) -> Job:
         failed_pods=status.get("failed", 0),
         active_pods=status.get("active", 0),
         completed_at=_condition_time(body, complete),
+        failing_reason=_condition(status, "FailureTarget").get("reason", ""),
         failed_at=_condition_time(body, failed),
         failed_reason=failed.get("reason", ""),
         failed_message=failed.get("message", ""),
@@ -95,6 +96,7 @@ def read_pod(body: Object) -> Pod:
             if scheduled.get("reason") in {"Unschedulable", "SchedulerError"}
             else None
         ),
+        deleting="deletionTimestamp" in body["metadata"],
         disrupted=(
             f"{disrupted.get('reason', '')}: {disrupted.get('message', '')}".strip(": ")
             if disrupted

@@ -55,6 +55,8 @@ class Job:
     active_pods: int = 0
     completed_at: datetime | None = None
     """Set where the Job has the condition Complete."""
+    failing_reason: str = ""
+    """Why the Job is going to fail once its pods are gone (condition FailureTarget)."""
     failed_at: datetime | None = None
     """Set where the Job has the condition Failed."""
     failed_reason: str = ""
@@ -93,6 +95,8 @@ class Pod:
     ip: str | None = None
     unschedulable: str | None = None
     """The scheduler's message where it found no node."""
+    deleting: bool = False
+    """Whether its deletion has begun; only its node, or nobody, knows when it is gone."""
     disrupted: str | None = None
     """Why Kubernetes took the pod away (preemption, eviction, node loss), if it did."""
     reason: str = ""
