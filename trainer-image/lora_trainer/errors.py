@@ -87,11 +87,15 @@ def as_trainer_error(error: BaseException, *, workspace: str) -> TrainerError | 
             f"{error.filename or workspace} can't be written ({error.strerror}); the workspace "
             f"{workspace} must belong to the user that runs the trainer",
         )
-    # Named by its class so that recognising it never imports torch.
-    if type(error).__name__ == "OutOfMemoryError" or "out of memory" in str(error).lower()[:200]:
+    if is_out_of_memory(error):
         return TrainerError(
             Reason.OUT_OF_GPU_MEMORY,
             "the training does not fit the device's memory; lower optimization.batchSize, "
             "optimization.resolution or network.rank, or use a GPU with more memory",
         )
     return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device's memory was too small; by name, so that asking imports no torch."""
+    return type(error).__name__ == "OutOfMemoryError" or "out of memory" in str(error).lower()[:200]

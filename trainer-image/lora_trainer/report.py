@@ -139,6 +139,7 @@ def make_report(
     validation: ValidationStatus,
     drawn: list[Drawn],
     *,
+    missing: list[str],
     loss: float | None,
     folder: Path,
 ) -> dict[str, Any]:
@@ -149,6 +150,7 @@ def make_report(
         artifact: The saved file.
         validation: The held-out losses.
         drawn: The samples.
+        missing: What could not be made, and why.
         loss: Smoothed training loss at the end.
         folder: The result folder, complete but for the report.
     """
@@ -170,7 +172,7 @@ def make_report(
             }
             for sample in facts.dataset.samples
         ],
-        "warnings": facts.dataset.warnings,
+        "warnings": [*facts.dataset.warnings, *missing],
         "samples": [
             {
                 "prompt": pair.prompt,

@@ -4,6 +4,9 @@ A module of its own beside training.py because a restart may begin here: what it
 files, never from the training that went before.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from safetensors.torch import save
 
@@ -11,6 +14,7 @@ from lora_api.progress import Stage
 from lora_api.status import ArtifactStatus, ValidationStatus
 from lora_trainer import log
 from lora_trainer.disk import sha256_of_file, write_atomically, write_bytes, write_json
+from lora_trainer.errors import is_out_of_memory
 from lora_trainer.kohya import with_metadata
 from lora_trainer.lora import RELOADED, activate, read_weights
 from lora_trainer.publish import CONFIG, MODEL, REPORT, SHEET
@@ -54,16 +58,72 @@ def save_and_verify(session: Session) -> None:
     )
 
 
-def sample_and_score(session: Session) -> tuple[ArtifactStatus, ValidationStatus]:
+def sample_and_score(session: Session) -> None:
     """Draw base beside base + LoRA, measure both, and write sheet and report."""
     context = session.context
     context.board.enter(Stage.SAMPLE)
     folder = context.workspace.result
-    if session.denoiser is None:  # an earlier attempt trained and saved
-        session.recipe.attach_file(load_denoiser(session), folder / MODEL, name=RELOADED)
-        activate(_require(session), RELOADED)
-    denoiser = _require(session).eval()
     drawn = planned_samples(folder / "samples", session.prompts, context.plan.job.validation)
+    missing: list[str] = []
+    score = ValidationStatus(held_out_images=0)
+    with _or_without("samples and held-out loss", missing):
+        denoiser = _saved_denoiser(session)
+        with _or_without("samples", missing):
+            _draw(session, denoiser, drawn)
+        with _or_without("held-out loss", missing):
+            score = _score(session, denoiser)
+    drawn = [pair for pair in drawn if pair.base.exists() and pair.lora.exists()]
+    artifact = _artifact(session)
+    _write_sheet(session, drawn, score)
+    report = make_report(
+        session.facts(),
+        artifact,
+        score,
+        drawn,
+        missing=missing,
+        loss=context.board.loss,
+        folder=folder,
+    )
+    write_json(folder / REPORT, report)
+    marker = {
+        "artifact": artifact.model_dump(mode="json", by_alias=True),
+        "validation": score.model_dump(mode="json", by_alias=True),
+        "missing": missing,
+        "loss": context.board.loss,
+        "steps": session.total_steps,
+    }
+    context.workspace.mark(Stage.SAMPLE, marker)
+
+
+@contextmanager
+def _or_without(what: str, missing: list[str]) -> Iterator[None]:
+    """Go on without `what` where the device has no room for it.
+
+    The LoRA is saved by then. Samples and scores help to judge it; they are not worth losing it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        log.warning("too little memory", left_out=what, why=error)
+        missing.append(
+            f"{what}: left out, the device has too little memory; lower optimization.resolution, "
+            "or use a GPU with more memory"
+        )
+
+
+def _saved_denoiser(session: Session) -> torch.nn.Module:
+    """The denoiser with the adapter that was read back from the file."""
+    if session.denoiser is None:  # an earlier attempt trained and saved
+        path = session.context.workspace.result / MODEL
+        session.recipe.attach_file(load_denoiser(session), path, name=RELOADED)
+        activate(_require(session), RELOADED)
+    return _require(session).eval()
+
+
+def _draw(session: Session, denoiser: torch.nn.Module, drawn: list[Drawn]) -> None:
+    context = session.context
     draw_samples(
         session.recipe.sampler(denoiser, device=session.device),
         denoiser,
@@ -74,28 +134,17 @@ def sample_and_score(session: Session) -> tuple[ArtifactStatus, ValidationStatus
         board=context.board,
         stop=context.stop,
     )
-    score = held_out_score(
+
+
+def _score(session: Session, denoiser: torch.nn.Module) -> ValidationStatus:
+    return held_out_score(
         session.recipe,
         denoiser,
         session.dataset.held_out,
         session.cache,
         device=session.device,
-        stop=context.stop,
+        stop=session.context.stop,
     )
-    artifact = _artifact(session)
-    _write_sheet(session, drawn, score)
-    report = make_report(
-        session.facts(), artifact, score, drawn, loss=context.board.loss, folder=folder
-    )
-    write_json(folder / REPORT, report)
-    marker = {
-        "artifact": artifact.model_dump(mode="json", by_alias=True),
-        "validation": score.model_dump(mode="json", by_alias=True),
-        "loss": context.board.loss,
-        "steps": session.total_steps,
-    }
-    context.workspace.mark(Stage.SAMPLE, marker)
-    return artifact, score
 
 
 def _artifact(session: Session) -> ArtifactStatus:

@@ -171,6 +171,7 @@ def _succeeded(context: Context) -> Result:
             f"; held-out loss {validation.base_loss:.4f} (base) to {validation.lora_loss:.4f}, "
             f"{abs(better):.1f} % {'better' if better >= 0 else 'worse'}"
         )
+    message = "; ".join([message, *facts.get("missing", [])])
     return Result(
         outcome=Outcome.SUCCEEDED,
         reason=Reason.COMPLETED,

@@ -11,10 +11,12 @@ from itertools import groupby
 from pathlib import Path
 
 import torch
+from PIL.Image import Image
 
 from lora_api.settings import ValidationSettings
 from lora_trainer.cache import Cache
 from lora_trainer.disk import write_atomically
+from lora_trainer.errors import is_out_of_memory
 from lora_trainer.lora import base_only
 from lora_trainer.progress import ProgressBoard
 from lora_trainer.recipes import Sampler
@@ -26,6 +28,9 @@ SEEDS_PER_PROMPT = 3
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drawn:
     """One pair of pictures."""
+
+    number: int
+    """The prompt's, from 1; two prompts may have the same words."""
 
     prompt: str
     """What was asked for."""
@@ -50,6 +55,7 @@ def planned_samples(folder: Path, prompts: list[str], settings: ValidationSettin
     """
     return [
         Drawn(
+            number=number,
             prompt=prompt,
             seed=settings.seed + offset,
             base=folder / f"prompt-{number:02d}-seed-{settings.seed + offset}-base.png",
@@ -73,6 +79,8 @@ def draw_samples(
 ) -> None:
     """Draw all pairs, the seeds of a prompt together; files of an earlier attempt are kept.
 
+    Where a device has no room for them together, they are drawn one at a time.
+
     Args:
         sampler: Draws with the denoiser as it is.
         denoiser: Has the LoRA active.
@@ -83,21 +91,29 @@ def draw_samples(
         board: Told of every prompt.
         stop: A stop ends it between two prompts.
     """
-    prompts = [list(pairs) for _, pairs in groupby(drawn, lambda pair: pair.prompt)]
+    prompts = [list(pairs) for _, pairs in groupby(drawn, lambda pair: pair.number)]
+
+    def draw(pairs: list[Drawn]) -> list[Image]:
+        try:
+            return sampler.draw(
+                prompt=cache.text(pairs[0].prompt),
+                empty=cache.text(""),
+                seeds=[pair.seed for pair in pairs],
+                resolution=resolution,
+                steps=settings.sampling_steps,
+                guidance_scale=settings.guidance_scale,
+            )
+        except Exception as error:
+            if len(pairs) == 1 or not is_out_of_memory(error):
+                raise
+        # Here the error is gone, and with it what the failed attempt held.
+        return [picture for pair in pairs for picture in draw([pair])]
 
     def draw_all(path_of: Callable[[Drawn], Path], first: int) -> None:
         for number, pairs in enumerate(prompts, first):
             stop.check("drawing samples")
             if not all(path_of(pair).exists() for pair in pairs):
-                pictures = sampler.draw(
-                    prompt=cache.text(pairs[0].prompt),
-                    empty=cache.text(""),
-                    seeds=[pair.seed for pair in pairs],
-                    resolution=resolution,
-                    steps=settings.sampling_steps,
-                    guidance_scale=settings.guidance_scale,
-                )
-                for pair, picture in zip(pairs, pictures, strict=True):
+                for pair, picture in zip(pairs, draw(pairs), strict=True):
                     write_atomically(path_of(pair), partial(picture.save, format="PNG"))
             board.advance(number, 2 * len(prompts))
 

@@ -47,8 +47,8 @@ def make_sheet(text: SheetText, training: Sequence[Path], drawn: Sequence[Drawn]
         An RGB picture: training pictures on top, then a row of base | LoRA pairs per prompt.
     """
     shown = list(training[:_MAX_TRAINING])
-    prompts = [(prompt, list(pairs)) for prompt, pairs in groupby(drawn, lambda one: one.prompt)]
-    pairs_wide = max((len(pairs) for _, pairs in prompts), default=0)
+    prompts = [list(pairs) for _, pairs in groupby(drawn, lambda one: one.number)]
+    pairs_wide = max((len(pairs) for pairs in prompts), default=0)
     columns = max(_COLUMNS, 2 * pairs_wide)
     width = 2 * _MARGIN + columns * (_TILE + _GAP) - _GAP
     rows = -(-len(shown) // columns)
@@ -62,8 +62,8 @@ def make_sheet(text: SheetText, training: Sequence[Path], drawn: Sequence[Drawn]
         row, column = divmod(index, columns)
         pen.tile(_square(path), column, top + row * (_TILE + _GAP))
     top += rows * (_TILE + _GAP) + 10
-    for prompt, pairs in prompts:
-        top = pen.prompt(top, prompt, pairs)
+    for pairs in prompts:
+        top = pen.prompt(top, pairs)
     return sheet.crop((0, 0, width, min(height, top + _MARGIN)))
 
 
@@ -83,9 +83,10 @@ class _Pen:
         self._line(_MARGIN, top, text, _HEADING_POINTS, _INK)
         return top + 32
 
-    def prompt(self, top: int, prompt: str, pairs: Sequence[Drawn]) -> int:
+    def prompt(self, top: int, pairs: Sequence[Drawn]) -> int:
+        words = pairs[0].prompt
         top = self.heading(
-            top, f"\N{LEFT DOUBLE QUOTATION MARK}{prompt}\N{RIGHT DOUBLE QUOTATION MARK}"
+            top, f"\N{LEFT DOUBLE QUOTATION MARK}{words}\N{RIGHT DOUBLE QUOTATION MARK}"
         )
         for index, pair in enumerate(pairs):
             for offset, (name, path) in enumerate((("base", pair.base), ("+ LoRA", pair.lora))):
