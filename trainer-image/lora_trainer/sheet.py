@@ -3,10 +3,12 @@
 A module of its own because layout is its whole business; it gets finished pictures and text.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Protocol
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -22,6 +24,15 @@ _PAPER = (250, 250, 248)
 _TITLE_POINTS, _HEADING_POINTS, _TEXT_POINTS = 24, 18, 14
 _COLUMNS = 6
 _MAX_TRAINING = 12
+# No line shows more, even of the narrowest letters; nothing longer is measured.
+_MAX_CHARACTERS = 500
+
+
+class Font(Protocol):
+    """What is asked of a font."""
+
+    def getlength(self, text: str) -> float:
+        """Width in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,10 +115,26 @@ class _Pen:
     ) -> None:
         font = ImageFont.load_default(points)
         room = self._sheet.width - left - _MARGIN
-        shown = text
-        while shown and font.getlength(shown) > room:
-            shown = f"{shown[:-2].rstrip()}\N{HORIZONTAL ELLIPSIS}"
+        shown = shortened(text, font, room=room)
         self._draw.text((left, top), shown, font=font, fill=colour)
+
+
+def shortened(text: str, font: Font, *, room: float) -> str:
+    """As much of a text as there is room for, with an ellipsis where it was cut.
+
+    Args:
+        text: A prompt may be a whole caption file.
+        font: Measures it.
+        room: Width in pixels.
+    """
+    if len(text) <= _MAX_CHARACTERS and font.getlength(text) <= room:
+        return text
+
+    def cut(count: int) -> str:
+        return f"{text[:count].rstrip()}\N{HORIZONTAL ELLIPSIS}"
+
+    counts = range(1, min(len(text), _MAX_CHARACTERS) + 1)
+    return cut(bisect_right(counts, room, key=lambda count: font.getlength(cut(count))))
 
 
 def _x(column: int) -> int:
