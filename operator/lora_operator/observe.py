@@ -70,10 +70,10 @@ async def look_up_warnings(client: KubeClient, seen: Observed, now: datetime) ->
     claim, job, pod = seen.claim, seen.job, seen.latest_pod
     is_placed = pod is not None and pod.node is not None
     if claim is not None and claim.phase == "Pending" and not is_placed and _is_old(claim, now):
-        warning = await _latest_warning(client, namespace, claim.name, "PersistentVolumeClaim")
+        warning = await _latest_warning(client, namespace, claim)
         seen = replace(seen, claim_warning=warning)
     if job is not None and not job.is_finished and pod is None and _is_old(job, now):
-        warning = await _latest_warning(client, namespace, job.name, "Job")
+        warning = await _latest_warning(client, namespace, job)
         seen = replace(seen, job_warning=warning)
     return seen
 
@@ -82,12 +82,16 @@ def _is_old(child: Claim | Job, now: datetime) -> bool:
     return now - child.created_at >= PATIENCE
 
 
-async def _latest_warning(client: KubeClient, namespace: str, name: str, kind: str) -> str | None:
+async def _latest_warning(client: KubeClient, namespace: str, child: Claim | Job) -> str | None:
+    kind = "Job" if isinstance(child, Job) else "PersistentVolumeClaim"
+    # By uid, too: events outlive their object by an hour, and an earlier run's had the same name.
+    about = {"kind": kind, "name": child.name, "uid": child.uid}
+    terms = [f"involvedObject.{field}={value}" for field, value in about.items()]
     events = await client.list_objects(
         EVENTS,
         namespace,
         params={
-            "fieldSelector": f"involvedObject.kind={kind},involvedObject.name={name},type=Warning",
+            "fieldSelector": ",".join([*terms, "type=Warning"]),
             "limit": str(MAX_EVENTS),
         },
     )

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import aiohttp
 import pytest
-from tests.builders import NOW, ATraining, a_job, a_pod, a_training, seen
+from tests.builders import NOW, ATraining, a_claim, a_job, a_pod, a_training, seen
 from tests.results import a_good_result
 
 from lora_api.status import LoRATrainingStatus
@@ -17,7 +17,7 @@ from lora_operator.actions import Actor
 from lora_operator.cache import Cache
 from lora_operator.errors import AlreadyExistsError, NotFoundError
 from lora_operator.kube.client import KubeClient
-from lora_operator.kube.resources import TRAININGS, Resource
+from lora_operator.kube.resources import CLAIMS, EVENTS, JOBS, TRAININGS, Resource
 from lora_operator.metrics import Metrics
 from lora_operator.reconcile import Reconciler
 from lora_operator.state.keys import Key
@@ -39,12 +39,18 @@ class DictionaryApi(KubeClient):
         self.objects[resource.path("studio", body["metadata"]["name"])] = copy.deepcopy(body)
 
     async def _request(
-        self, verb: str, path: str, *, body: Object | None = None, **_: object
+        self,
+        verb: str,
+        path: str,
+        *,
+        body: Object | None = None,
+        params: dict[str, str] | None = None,
+        **_: object,
     ) -> Object:
         if verb == "GET" and path not in self.objects:
-            below = [held for key, held in self.objects.items() if key.startswith(f"{path}/")]
-            if path.rpartition("/")[2] == "pods":
-                return {"items": below}
+            if params is not None:
+                below = [held for key, held in self.objects.items() if key.startswith(f"{path}/")]
+                return {"items": [o for o in below if is_chosen(o, params.get("fieldSelector"))]}
             raise NotFoundError("not there", status=404)
         if verb == "POST":
             assert body is not None
@@ -69,6 +75,18 @@ class DictionaryApi(KubeClient):
     def status(self) -> Object:
         status: Object = self.objects[TRAININGS.path("studio", "anna")]["status"]
         return status
+
+
+def is_chosen(body: Object, selector: str | None) -> bool:
+    """Whether an object fits a field selector."""
+    for term in selector.split(",") if selector else ():
+        path, _, wanted = term.partition("=")
+        value: Any = body
+        for name in path.split("."):
+            value = value[name]
+        if value != wanted:
+            return False
+    return True
 
 
 def merged(old: Object, patch: Object) -> Object:
@@ -150,3 +168,48 @@ async def test_nothing_is_created_for_a_run_that_is_gone() -> None:
     await a_reconciler(api, cache).reconcile(ANNA)
     assert api.children == []
     assert cache.get(TRAININGS, ANNA) is None
+
+
+def a_warning(kind: str, name: str, uid: str, message: str) -> Object:
+    return {
+        "metadata": {"name": f"{name}.{uid}"},
+        "type": "Warning",
+        "message": message,
+        "lastTimestamp": NOW.isoformat(),
+        "involvedObject": {"kind": kind, "name": name, "uid": uid},
+    }
+
+
+def the_claim() -> Object:
+    body = a_claim("Pending")
+    body["metadata"] |= {"resourceVersion": "1", "ownerReferences": owners()}
+    return body
+
+
+def owners() -> list[Object]:
+    found: list[Object] = a_job().stored()["metadata"]["ownerReferences"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "resource", "child"),
+    [
+        ("Job", JOBS, a_job().stored()),
+        ("PersistentVolumeClaim", CLAIMS, the_claim()),
+    ],
+)
+async def test_a_wait_is_explained_by_its_own_warnings_not_by_a_predecessors(
+    kind: str, resource: Resource, child: Object
+) -> None:
+    api, cache = DictionaryApi(), Cache()
+    cache.put(TRAININGS, a_training().stored())
+    api.hold(TRAININGS, a_training().stored())
+    cache.put(JOBS, a_job().stored())
+    cache.put(resource, child)
+    name, uid = child["metadata"]["name"], child["metadata"]["uid"]
+    api.hold(EVENTS, a_warning(kind, name, "an earlier one", "the class slow is gone"))
+    await a_reconciler(api, cache).reconcile(ANNA)
+    assert "the class slow is gone" not in api.status()["message"]
+    api.hold(EVENTS, a_warning(kind, name, uid, "the class fast is gone"))
+    await a_reconciler(api, cache).reconcile(ANNA)
+    assert "the class fast is gone" in api.status()["message"]

@@ -55,6 +55,7 @@ def read_claim(body: Object) -> Claim:
     """Read a PersistentVolumeClaim."""
     return Claim(
         name=body["metadata"]["name"],
+        uid=body["metadata"]["uid"],
         phase=body.get("status", {}).get("phase", "Pending"),
         created_at=read_time(body["metadata"]["creationTimestamp"]),
     )

@@ -39,6 +39,7 @@ class Claim:
     """The workspace's PersistentVolumeClaim."""
 
     name: str
+    uid: str
     phase: str
     """Pending, Bound or Lost."""
     created_at: datetime
