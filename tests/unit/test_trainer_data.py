@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lora_api.job import JobDocument
+from lora_api.reasons import Reason
 from lora_trainer.captions import CaptionError, caption_for, read_caption, with_trigger
-from lora_trainer.dataset import Sample, split
+from lora_trainer.dataset import Sample, build_dataset, split
 from lora_trainer.errors import TrainerError
+from lora_trainer.fetch import FetchedDataset
 from lora_trainer.pictures import Picture, PictureError, check_picture, load_square, to_rgb
 
 TRIGGERS = {
@@ -145,3 +148,24 @@ def test_a_picture_that_occurs_twice_is_held_out_last() -> None:
 def test_holding_out_everything_is_refused() -> None:
     with pytest.raises(TrainerError, match=r"validation\.heldOutImages is 2"):
         split(_samples("a", "b"), 2, 0)
+
+
+def test_two_captions_of_one_picture_are_refused_by_name(tmp_path: Path) -> None:
+    names = ["a.TXT", "a.png", "a.txt"]
+    _red().save(tmp_path / "a.png")
+    for name in ("a.TXT", "a.txt"):
+        (tmp_path / name).write_text(f"from {name}")
+    job = JobDocument.model_validate(
+        {
+            "name": "x",
+            "recipe": "sd15",
+            "baseModel": {"uri": "file:///base"},
+            "dataset": {"uri": "file:///pictures", "minImages": 1},
+            "validation": {"heldOutImages": 0},
+            "output": {"uri": "file:///out"},
+        }
+    )
+    fetched = FetchedDataset(folder=tmp_path, names=names, oversized=[], orphans=[])
+    with pytest.raises(TrainerError, match=r"a\.txt is a second caption beside a\.TXT") as caught:
+        build_dataset(fetched, job, min_side_pixels=16, advance=lambda _done, _total: None)
+    assert caught.value.reason is Reason.INVALID_CAPTIONS

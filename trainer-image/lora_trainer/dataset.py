@@ -16,7 +16,7 @@ from lora_trainer import log
 from lora_trainer.captions import CaptionError, caption_for
 from lora_trainer.disk import sha256_of_json
 from lora_trainer.errors import TrainerError
-from lora_trainer.fetch import FetchedDataset, stem_of
+from lora_trainer.fetch import FetchedDataset, is_caption, stem_of
 from lora_trainer.pictures import Picture, PictureError, check_picture
 
 # A message names this many files; the log names all.
@@ -85,10 +85,9 @@ def build_dataset(
         TrainerError: InvalidImages, InvalidCaptions, TooFewImages or TooManyImages; the message
             names all files that are at fault.
     """
-    captions = {name for name in fetched.names if name.lower().endswith(".txt")}
-    names = [name for name in fetched.names if name not in captions]
-    by_stem = {stem_of(name): name for name in captions}
+    names = [name for name in fetched.names if not is_caption(name)]
     faults = [_Fault(name, "is larger than 64 MiB") for name in fetched.oversized]
+    by_stem = _captions_by_stem(fetched, faults)
     samples: list[Sample] = []
     for index, name in enumerate(names):
         sample = _check(
@@ -152,6 +151,16 @@ def split(samples: list[Sample], count: int, seed: int) -> tuple[list[Sample], l
         [sample for sample in ordered if id(sample) not in chosen],
         [sample for sample in ordered if id(sample) in chosen],
     )
+
+
+def _captions_by_stem(fetched: FetchedDataset, faults: list[_Fault]) -> dict[str, str]:
+    """Each picture's caption file; of two (a.txt and a.TXT) nobody can say which is meant."""
+    by_stem: dict[str, str] = {}
+    for name in filter(is_caption, fetched.names):
+        first = by_stem.setdefault(stem_of(name), name)
+        if first != name:
+            faults.append(_Fault(name, f"is a second caption beside {first}", is_caption=True))
+    return by_stem
 
 
 def _check(

@@ -71,7 +71,7 @@ def fetch_dataset(
             f"dataset.uri: nothing lies under {storage.uri}; upload the pictures or correct "
             "dataset.uri",
         )
-    pictures = [file for file in files if not _is_caption(file.name)]
+    pictures = [file for file in files if not is_caption(file.name)]
     if len(pictures) > max_images:
         raise TrainerError(
             Reason.TOO_MANY_IMAGES,
@@ -79,7 +79,7 @@ def fetch_dataset(
             f"dataset.maxImages is {max_images}; remove some or raise dataset.maxImages",
         )
     stems = {stem_of(file.name) for file in pictures}
-    captions = [file for file in files if _is_caption(file.name) and stem_of(file.name) in stems]
+    captions = [file for file in files if is_caption(file.name) and stem_of(file.name) in stems]
     _check_captions(captions)
     fitting = [file for file in pictures if file.size_bytes <= MAX_DATASET_FILE_BYTES] + captions
     fetch_files(storage, fitting, folder, unsafe=Reason.INVALID_IMAGES, advance=advance)
@@ -89,9 +89,7 @@ def fetch_dataset(
         names=[file.name for file in fitting],
         oversized=[file.name for file in pictures if file.size_bytes > MAX_DATASET_FILE_BYTES],
         orphans=[
-            file.name
-            for file in files
-            if _is_caption(file.name) and stem_of(file.name) not in stems
+            file.name for file in files if is_caption(file.name) and stem_of(file.name) not in stems
         ],
     )
 
@@ -99,6 +97,11 @@ def fetch_dataset(
 def stem_of(name: str) -> str:
     """What a picture and its caption share: the name without its last ending."""
     return str(PurePosixPath(name).with_suffix(""))
+
+
+def is_caption(name: str) -> bool:
+    """Whether a file is a caption by its name."""
+    return name.lower().endswith(".txt")
 
 
 def fetch_base_model(
@@ -163,10 +166,6 @@ def _base_model(
         digests=parts,
         digest=f"sha256:{sha256_of_json(digests)}",
     )
-
-
-def _is_caption(name: str) -> bool:
-    return name.lower().endswith(".txt")
 
 
 def _check_captions(captions: list[StoredFile]) -> None:
