@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.builders import NOW, AJob, APod, ASight, a_job, a_pod, a_progress, a_training, seen
@@ -204,10 +205,20 @@ def test_progress_is_written_only_when_it_is_worth_it() -> None:
         assert is_worth_writing(before, told, now) is worth, sentence
 
 
-def test_a_pod_whose_clock_is_ahead_does_not_hold_up_later_writes() -> None:
-    ahead = a_progress(Stage.TRAIN, 1, 1000, at=NOW + timedelta(days=1))
-    written = to_status(ahead, NOW)
-    assert written.updated_at == NOW
+@pytest.mark.parametrize("seconds_off", [-86400, -20, 0, 20, 86400])
+def test_no_clock_of_a_node_changes_how_often_is_written(seconds_off: int) -> None:
+    running = seen().with_pods(a_pod().running())
+    status = running.decide().status
+    writes = 0
+    for second in range(31):
+        now = timedelta(seconds=second)
+        at = NOW + now + timedelta(seconds=seconds_off)
+        told = a_progress(Stage.TRAIN, second, 100_000, at=at)
+        decision = apply(running._with(progress=told), status, now)
+        writes += decision.status is not None
+        status = decision.status or status
+    # The first step, and one every 15 s.
+    assert writes == 3
 
 
 def test_the_longest_name_of_a_run_leaves_room_for_its_children() -> None:

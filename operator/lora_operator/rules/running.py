@@ -67,7 +67,8 @@ def to_status(told: Progress, now: datetime) -> ProgressStatus:
 
     Args:
         told: What the pod said.
-        now: A pod whose clock is ahead must not hold up later writes, so `updatedAt` ends here.
+        now: Becomes `updatedAt`, from which the next write is timed. The pod's clock may be wrong,
+            or lie, so it has no say in how often is written.
     """
     eta = None if told.eta_seconds is None else int(told.eta_seconds)
     return ProgressStatus(
@@ -80,5 +81,5 @@ def to_status(told: Progress, now: datetime) -> ProgressStatus:
         steps_per_second=four_digits(told.steps_per_second),
         eta_seconds=eta,
         eta=None if eta is None else duration(eta),
-        updated_at=min(told.updated_at.replace(microsecond=0), now),
+        updated_at=now,
     )
