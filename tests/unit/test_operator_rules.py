@@ -12,6 +12,11 @@ from lora_api.status import ConditionType, LoRATrainingStatus, Phase
 from lora_operator.state.decision import Action, Decision
 from lora_operator.state.views import Refusal
 
+UNREACHABLE = a_pod().ended(
+    75, a_bad_result(Reason.STORAGE_UNREACHABLE, "No answer.", retryable=True)
+)
+SECOND = a_pod().named("anna-train-x2").aged(1)
+
 ROWS: dict[str, Row] = {
     **UNDER_WAY,
     **BETWEEN_ATTEMPTS,
@@ -122,6 +127,43 @@ ROWS: dict[str, Row] = {
         condition=ConditionType.SUCCEEDED,
         reason=Reason.DEADLINE_EXCEEDED,
         says=("step 40 of 100",),
+    ),
+    "a deadline that passed between attempts tells what kept failing": Row(
+        sight=seen()
+        .with_job(a_job().failed("DeadlineExceeded").with_failed_pods(5))
+        .with_pods(UNREACHABLE)
+        .after(seen().with_pods(UNREACHABLE)),
+        phase=Phase.FAILED,
+        condition=ConditionType.SUCCEEDED,
+        reason=Reason.DEADLINE_EXCEEDED,
+        says=("7200 s", "attempt 1 had failed", "StorageUnreachable: No answer."),
+    ),
+    "a deadline that passed in a later attempt does not blame the earlier one": Row(
+        sight=seen()
+        .with_job(a_job().failed("DeadlineExceeded").with_failed_pods(2))
+        .after(
+            seen()
+            .with_pods(UNREACHABLE, SECOND.running())
+            .with_progress(Stage.TRAIN, 40)
+            .after(seen().with_pods(UNREACHABLE))
+        ),
+        phase=Phase.FAILED,
+        condition=ConditionType.SUCCEEDED,
+        reason=Reason.DEADLINE_EXCEEDED,
+        says=("passed at step 40 of 100. Create",),
+    ),
+    "an attempt that the deadline interrupted is not what kept failing": Row(
+        sight=seen()
+        .with_job(a_job().failed("DeadlineExceeded"))
+        .after(
+            seen()
+            .with_pods(a_pod().ended(143, a_bad_result(Reason.INTERRUPTED, "S.", retryable=True)))
+            .after(seen().with_pods(a_pod().running()).with_progress(Stage.TRAIN, 40))
+        ),
+        phase=Phase.FAILED,
+        condition=ConditionType.SUCCEEDED,
+        reason=Reason.DEADLINE_EXCEEDED,
+        says=("passed at step 40 of 100. Create",),
     ),
     "a failed Job whose pods are gone says what is lost": Row(
         sight=seen().with_job(a_job().failed("BackoffLimitExceeded", "Job has reached its limit")),

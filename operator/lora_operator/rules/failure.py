@@ -1,11 +1,11 @@
 """The Job failed: its last attempt, or the deadline, says why the run ends."""
 
 from lora_api.reasons import Reason
-from lora_api.status import FailureStatus
+from lora_api.status import ConditionType, FailureStatus, LoRATrainingStatus
 from lora_operator.rules.attempt_end import explain_end
 from lora_operator.rules.base import Verdict
 from lora_operator.state.decision import Draft
-from lora_operator.state.text import quote
+from lora_operator.state.text import clip, quote
 from lora_operator.state.views import Job, Observed
 
 
@@ -51,7 +51,13 @@ def _deadline(seen: Observed) -> FailureStatus:
     status = seen.run.status
     text = f"The limit of {limit} (spec.limits.activeDeadlineSeconds) passed"
     progress = status.progress
-    if status.started_at is None:
+    kept_failing = _kept_failing(status)
+    if kept_failing is not None:
+        text += (
+            f" while another attempt was awaited; attempt {status.attempts} had failed with "
+            f"{kept_failing.reason}: {kept_failing.message}"
+        )
+    elif status.started_at is None:
         waiting = f" Until then: {status.message}" if status.message else ""
         text += f" before the trainer started.{waiting}"
     elif progress is not None and progress.total_steps:
@@ -61,6 +67,18 @@ def _deadline(seen: Observed) -> FailureStatus:
         )
     else:
         text += ". Create the run again with a higher limit."
-    return FailureStatus(
-        reason=Reason.DEADLINE_EXCEEDED, message=text, retryable=status.started_at is None
-    )
+    is_passing = status.started_at is None if kept_failing is None else kept_failing.retryable
+    return FailureStatus(reason=Reason.DEADLINE_EXCEEDED, message=clip(text), retryable=is_passing)
+
+
+def _kept_failing(status: LoRATrainingStatus) -> FailureStatus | None:
+    """How the last attempt failed, where no attempt was under way when the time was up.
+
+    The deadline itself interrupts a trainer, and that explains nothing.
+    """
+    running = next((c for c in status.conditions if c.type == ConditionType.RUNNING), None)
+    if status.failure is None or running is None or running.status == "True":
+        return None
+    if Reason.INTERRUPTED in {status.failure.reason, running.reason}:
+        return None
+    return status.failure
