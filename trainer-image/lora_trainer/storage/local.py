@@ -60,7 +60,7 @@ class LocalStorage:
         try:
             with (self._root / name).open("rb") as file:
                 return file.read(limit_bytes)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # a file where the folder should be
             return None
         except OSError as error:
             raise self._unreadable(error) from error
