@@ -101,11 +101,24 @@ class ProgressPuller:
             run = run_of(PODS, pod)
             if run is None or status.get("phase") != "Running" or not status.get("podIP"):
                 continue
-            job = self._cache.get(JOBS, Key(run.namespace, job_name(run.name)))
-            # Labels can be put on any pod; only a pod of our own Job is asked.
-            if job is not None and is_owned_by(pod, job["metadata"]["uid"]):
+            if self._is_trainer(pod, run):
                 meta = pod["metadata"]
                 yield Target(run, meta["name"], meta["uid"], status["podIP"])
+
+    def _is_trainer(self, pod: Object, run: Key) -> bool:
+        """Whether the pod belongs to the Job that we made for the run.
+
+        Users can put any label on a pod and any name on a Job; without this whole chain of owners
+        a pod in the node's network would have us ask the node.
+        """
+        training = self._cache.get(TRAININGS, run)
+        job = self._cache.get(JOBS, Key(run.namespace, job_name(run.name)))
+        return (
+            training is not None
+            and job is not None
+            and is_owned_by(job, training["metadata"]["uid"])
+            and is_owned_by(pod, job["metadata"]["uid"])
+        )
 
     async def _pull(self, target: Target) -> None:
         async with self._slots:
