@@ -44,6 +44,11 @@ class Metrics:
         self.status_writes = Counter(
             "lora_operator_status_writes", "Status writes that succeeded.", registry=self.registry
         )
+        self.unreadable_statuses = Counter(
+            "lora_operator_unreadable_statuses",
+            "Statuses in words that this version does not know; their runs are left alone.",
+            registry=self.registry,
+        )
         self.api_requests = Counter(
             "lora_operator_api_requests",
             "Requests to the API server; watches count when they are opened.",

@@ -4,6 +4,7 @@ A module of its own because this sequence, and where the API server is asked ins
 is the operator's correctness in one screen.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,6 +25,7 @@ from lora_operator.rules.decide import decide
 from lora_operator.run_metrics import bounded_reason, bounded_recipe
 from lora_operator.state.decision import Decision, Event
 from lora_operator.state.keys import Key
+from lora_operator.state.text import quote
 from lora_operator.state.views import Observed, Run
 from lora_operator.status import StatusWriter
 
@@ -55,6 +57,7 @@ class Reconciler:
         self._metrics = metrics
         self._progress_of = progress_of
         self._now = now
+        self._unreadable: dict[Key, str] = {}
 
     async def reconcile(self, key: Key) -> float | None:
         """Look at a run and do what is to be done.
@@ -82,6 +85,7 @@ class Reconciler:
 
     async def _reconcile(self, key: Key) -> Decision | None:
         seen = await self._look(key)
+        self._note_unreadable(key, seen)
         if seen is None:
             return None
         decision = decide(seen, self._now())
@@ -165,6 +169,23 @@ class Reconciler:
         except OperatorError as error:
             # The status is written and true; an event lost in a storm is not worth a retry.
             log("event not posted", run=run.key, error=error.reason)
+
+    def _note_unreadable(self, key: Key, seen: Observed | None) -> None:
+        """Tell, once per version, of a run that is left alone because its status is foreign."""
+        if seen is None or not seen.run.status_fault:
+            self._unreadable.pop(key, None)
+            return
+        if self._unreadable.get(key) == seen.run.resource_version:
+            return
+        self._unreadable[key] = seen.run.resource_version
+        self._metrics.unreadable_statuses.inc()
+        log(
+            "status not readable",
+            level=logging.WARNING,
+            run=key,
+            fault=quote(seen.run.status_fault),
+            cure="a newer operator wrote it: run that version again, or create the run again",
+        )
 
     def _log_creation(self, seen: Observed) -> None:
         refused = seen.claim_refused or seen.job_refused

@@ -5,10 +5,12 @@ side by side.
 """
 
 import copy
+import logging
 from typing import Any, cast
 
 import aiohttp
 import pytest
+from prometheus_client import generate_latest
 from tests.builders import NOW, ATraining, a_claim, a_job, a_pod, a_training, seen
 from tests.results import a_good_result
 
@@ -102,13 +104,13 @@ def merged(old: Object, patch: Object) -> Object:
     return new
 
 
-def a_reconciler(api: DictionaryApi, cache: Cache) -> Reconciler:
+def a_reconciler(api: DictionaryApi, cache: Cache, metrics: Metrics | None = None) -> Reconciler:
     return Reconciler(
         client=api,
         cache=cache,
         actor=Actor(client=api, cache=cache, default_image="lora-trainer:test"),
         writer=StatusWriter(client=api, identity="test"),
-        metrics=Metrics(),
+        metrics=metrics or Metrics(),
         progress_of={},
         now=lambda: NOW,
     )
@@ -213,3 +215,24 @@ async def test_a_wait_is_explained_by_its_own_warnings_not_by_a_predecessors(
     api.hold(EVENTS, a_warning(kind, name, uid, "the class fast is gone"))
     await a_reconciler(api, cache).reconcile(ANNA)
     assert "the class fast is gone" in api.status()["message"]
+
+
+async def test_a_status_that_cannot_be_read_is_told_once_per_version(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    api, cache, metrics = DictionaryApi(), Cache(), Metrics()
+    reconciler = a_reconciler(api, cache, metrics)
+    for version in ("200", "200", "201"):
+        body = live(a_training(), resourceVersion=version)
+        body["status"] = {"phase": "Suspended"}
+        cache.put(TRAININGS, body)
+        api.hold(TRAININGS, body)
+        with caplog.at_level(logging.WARNING, logger="lora_operator"):
+            await reconciler.reconcile(ANNA)
+    assert api.status() == {"phase": "Suspended"}
+    assert [record.getMessage() for record in caplog.records] == ["status not readable"] * 2
+    told = caplog.records[0].__dict__["lora_fields"]
+    assert told["run"] == "studio/anna"
+    assert "phase" in told["fault"]
+    figures = generate_latest(metrics.registry).decode()
+    assert "lora_operator_unreadable_statuses_total 2.0" in figures
