@@ -1,12 +1,14 @@
 """The trainer against a real S3 server: the whole path, and every way that storage can refuse."""
 
 import hashlib
+import io
 import json
 import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tests.trainer.jobs import AJob
@@ -216,6 +218,49 @@ def test_a_model_of_another_run_in_the_bucket_is_not_written_over(
     assert (code, result.reason) == (ExitCode.BAD_INPUT, Reason.OUTPUT_NOT_WRITABLE)
     assert "'somebody-else'" in result.message
     assert s3.content("models", f"{_prefix(s3_job)}/model.safetensors") == b"precious"
+
+
+# What servers answer that encrypt, that store in parts, or that have hashes of their own.
+ETAGS = {"is an MD5": None, "looks like one": "0" * 32, "is none": f"{'0' * 32}-1"}
+
+
+def _with_etag(etag: str, storage: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = storage._client.stat_object
+
+    def stat(bucket: str, name: str) -> object:
+        found = honest(bucket, name)
+        return SimpleNamespace(size=found.size, etag=etag, metadata=found.metadata)
+
+    monkeypatch.setattr(storage._client, "stat_object", stat)
+
+
+def _with_a_flipped_byte(storage: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage what is stored on its way."""
+    honest = storage._client.put_object
+
+    def put(bucket: str, name: str, data: io.BytesIO, length: int, **rest: object) -> object:
+        return honest(bucket, name, io.BytesIO(b"!" + data.read()[1:]), length, **rest)
+
+    monkeypatch.setattr(storage._client, "put_object", put)
+
+
+@pytest.mark.parametrize("name", ETAGS)
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_was_stored_is_compared_whatever_the_etag_is(
+    name: str, damaged: bool, s3_job: AJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lora_trainer.storage.retries.DELAYS_SECONDS", (0.0,))
+    storage = S3Storage(f"s3://models/{_prefix(s3_job)}", field="output.uri", stop=StopFlag())
+    (tmp_path / "model").write_bytes(b"weights" * 1000)
+    if etag := ETAGS[name]:
+        _with_etag(etag, storage, monkeypatch)
+    if damaged:
+        _with_a_flipped_byte(storage, monkeypatch)
+        with pytest.raises(StorageError, match=r"output\.uri.*did not arrive") as caught:
+            storage.upload(tmp_path / "model", "model", content_type="x/y")
+        assert caught.value.reason is Reason.CHECKSUM_MISMATCH
+    else:
+        storage.upload(tmp_path / "model", "model", content_type="x/y")
 
 
 def test_of_many_that_create_an_object_at_once_one_succeeds(s3_job: AJob, s3: S3Server) -> None:
