@@ -31,6 +31,7 @@ class ApiWatch:
         self._on_list = on_list
         self._clock = clock
         self.watch_opened_at: dict[str, float] = {}
+        """Seconds of the clock by URL path: each namespace has a watch of its own on each kind."""
 
     async def __call__(
         self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
@@ -49,7 +50,7 @@ class ApiWatch:
                 took = self._clock() - begun
                 self._metrics.api_request_seconds.labels(verb).observe(took)
         if verb == "watch" and response.status == 200:
-            self.watch_opened_at[resource] = self._clock()
+            self.watch_opened_at[request.url.path] = self._clock()
         if verb == "list":
             self._on_list()
         return response

@@ -21,7 +21,7 @@ from lora_operator.errors import ApiError, OperatorError
 from lora_operator.feed import Feed
 from lora_operator.kube.client import KubeClient
 from lora_operator.kube.credentials import Connection, connect
-from lora_operator.kube.resources import TRAININGS
+from lora_operator.kube.resources import TRAININGS, watched_paths
 from lora_operator.leader import Elector
 from lora_operator.logs import log
 from lora_operator.metrics import Metrics
@@ -137,6 +137,7 @@ class App:
             port=settings.port,
             registry=metrics.registry,
             is_ready=lambda: self._is_synced,
+            watched=watched_paths(settings.namespaces),
             watch_opened_at=api_watch.watch_opened_at,
         )
         self._tasks: list[asyncio.Task[Any]] = []

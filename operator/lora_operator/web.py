@@ -12,7 +12,6 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from lora_operator.feed import WATCH_SECONDS
-from lora_operator.kube.resources import WATCHED
 
 # Each watch is reopened every WATCH_SECONDS; three missed in a row is no accident.
 WATCH_DEAD_SECONDS = 3.0 * WATCH_SECONDS
@@ -28,6 +27,7 @@ class WebServer:
         port: int,
         registry: CollectorRegistry,
         is_ready: Callable[[], bool],
+        watched: frozenset[str],
         watch_opened_at: dict[str, float],
     ) -> None:
         """Listen on host and port once started.
@@ -37,12 +37,14 @@ class WebServer:
             port: TCP port.
             registry: What /metrics shows.
             is_ready: What /readyz says.
-            watch_opened_at: Monotonic seconds at which each kind's watch was last opened.
+            watched: URL paths of the watches that have to be open.
+            watch_opened_at: Monotonic seconds at which each of them was last opened.
         """
         self._host = host
         self._port = port
         self._registry = registry
         self._is_ready = is_ready
+        self._watched = watched
         self._watch_opened_at = watch_opened_at
         app = web.Application()
         app.add_routes(
@@ -72,8 +74,8 @@ class WebServer:
     async def _health(self, _: web.Request) -> web.Response:
         now = time.monotonic()
         dead = [
-            plural
-            for plural, opened in self._watch_opened_at.items()
+            path
+            for path, opened in self._watch_opened_at.items()
             if now - opened > WATCH_DEAD_SECONDS
         ]
         if dead:
@@ -81,8 +83,7 @@ class WebServer:
         return web.Response(text="ok\n")
 
     async def _ready(self, _: web.Request) -> web.Response:
-        watched = all(resource.plural in self._watch_opened_at for resource in WATCHED)
-        if watched and self._is_ready():
+        if self._watched <= self._watch_opened_at.keys() and self._is_ready():
             return web.Response(text="ok\n")
         return web.Response(status=503, text="the cache is not filled yet\n")
 

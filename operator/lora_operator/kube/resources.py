@@ -48,3 +48,10 @@ LEASES = Resource(group="coordination.k8s.io", version="v1", plural="leases")
 
 CHILDREN = (JOBS, PODS, CLAIMS)
 WATCHED = (TRAININGS, *CHILDREN)
+
+
+def watched_paths(namespaces: tuple[str, ...]) -> frozenset[str]:
+    """URL paths of all watches that have to be open; no namespaces means all of them."""
+    return frozenset(
+        resource.path(namespace) for resource in WATCHED for namespace in namespaces or (None,)
+    )
