@@ -43,15 +43,13 @@ class ApiError(OperatorError):
 
     Attributes:
         status: HTTP status code; 0 where there was no answer.
-        server_reason: The `reason` of the API server's Status object, if it sent one.
     """
 
     reason = "ApiError"
 
-    def __init__(self, message: str, *, status: int = 0, server_reason: str = "") -> None:
+    def __init__(self, message: str, *, status: int = 0) -> None:
         super().__init__(message)
         self.status = status
-        self.server_reason = server_reason
 
 
 class NotFoundError(ApiError):
@@ -88,8 +86,7 @@ class UnavailableError(ApiError):
         message: str,
         *,
         status: int = 0,
-        server_reason: str = "",
         retry_after_seconds: float | None = None,
     ) -> None:
-        super().__init__(message, status=status, server_reason=server_reason)
+        super().__init__(message, status=status)
         self.retry_after_seconds = retry_after_seconds

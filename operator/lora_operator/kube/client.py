@@ -158,16 +158,15 @@ def _error(verb: str, path: str, response: aiohttp.ClientResponse, content: byte
     code = response.status
     text = message or f"{verb} {path}: HTTP {code}"
     if code == 404:
-        return NotFoundError(text, status=code, server_reason=reason)
+        return NotFoundError(text, status=code)
     if code == 409:
         kind = AlreadyExistsError if reason == "AlreadyExists" else ConflictError
-        return kind(text, status=code, server_reason=reason)
+        return kind(text, status=code)
     if code == 429 or code >= 500:
         after = response.headers.get("Retry-After", "")
         return UnavailableError(
             f"{verb} {path}: HTTP {code}: {message}",
             status=code,
-            server_reason=reason,
             retry_after_seconds=float(after) if after.isdigit() else None,
         )
-    return RefusedError(text, status=code, server_reason=reason)
+    return RefusedError(text, status=code)

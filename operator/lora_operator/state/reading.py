@@ -91,7 +91,6 @@ def read_pod(body: Object) -> Pod:
         created_at=read_time(body["metadata"]["creationTimestamp"]),
         phase=status.get("phase", "Pending"),
         node=body.get("spec", {}).get("nodeName"),
-        ip=status.get("podIP"),
         unschedulable=(
             scheduled.get("message", "")
             if scheduled.get("reason") in {"Unschedulable", "SchedulerError"}
@@ -128,7 +127,6 @@ def _read_container(status: Object) -> Container:
         exit_code=ended["exitCode"] if ended is not None else None,
         end_reason=ended.get("reason", "") if ended is not None else "",
         end_message=ended.get("message", "") if ended is not None else "",
-        ended_at=_optional_time(ended.get("finishedAt")) if ended is not None else None,
     )
 
 

@@ -81,7 +81,6 @@ class Container:
     end_reason: str = ""
     end_message: str = ""
     """Termination message: the trainer's result, or the log's last lines."""
-    ended_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +92,6 @@ class Pod:
     created_at: datetime
     phase: str = "Pending"
     node: str | None = None
-    ip: str | None = None
     unschedulable: str | None = None
     """The scheduler's message where it found no node."""
     deleting: bool = False
