@@ -10,7 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from tests.api.operator_process import ApiServer, Operator, eventually
 from tests.api.stage import Stage
-from tests.builders import a_pod, a_progress, a_training
+from tests.builders import a_pod, a_training
+from tests.sights import a_progress
 
 from lora_api.job import PROGRESS_PORT
 from lora_api.progress import MAX_PROGRESS_BYTES

@@ -3,8 +3,9 @@
 A module of its own because here the status has to agree with what the Job does next.
 """
 
-from tests.builders import a_job, a_pod, a_training, seen
+from tests.builders import a_job, a_pod, a_training
 from tests.results import a_bad_result
+from tests.sights import seen
 from tests.unit.rows_under_way import Row
 
 from lora_api.progress import Stage

@@ -6,8 +6,9 @@ the ends, and the tests.
 
 from dataclasses import dataclass
 
-from tests.builders import ASight, a_pod, a_training, seen
+from tests.builders import a_pod, a_training
 from tests.results import a_good_result
+from tests.sights import ASight, seen
 
 from lora_api.progress import Stage
 from lora_api.reasons import Reason

@@ -5,8 +5,9 @@ from datetime import timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.builders import NOW, AJob, APod, ASight, a_job, a_pod, a_progress, a_training, seen
+from tests.builders import NOW, AJob, APod, a_job, a_pod, a_training
 from tests.results import a_bad_result, a_good_result
+from tests.sights import ASight, a_progress, seen
 
 from lora_api.progress import Stage
 from lora_api.status import LoRATrainingStatus, Phase

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import generate_latest
-from tests.builders import NOW, RUN_UID, a_job, a_pod, a_progress, a_training, seen
+from tests.builders import NOW, RUN_UID, a_job, a_pod, a_training
 from tests.builders import stamp as written
+from tests.sights import a_progress, seen
 
 from lora_api.progress import Stage
 from lora_api.status import Phase

@@ -11,8 +11,9 @@ from typing import Any, cast
 import aiohttp
 import pytest
 from prometheus_client import generate_latest
-from tests.builders import NOW, ATraining, a_claim, a_job, a_pod, a_training, seen
+from tests.builders import NOW, ATraining, a_claim, a_job, a_pod, a_training
 from tests.results import a_good_result
+from tests.sights import seen
 
 from lora_api.status import LoRATrainingStatus
 from lora_operator.actions import Actor

@@ -1,8 +1,9 @@
 """The policy, as a table: what is seen, and what the run's status then says."""
 
 import pytest
-from tests.builders import NOW, a_job, a_pod, a_training, seen
+from tests.builders import NOW, a_job, a_pod, a_training
 from tests.results import a_bad_result, a_good_result
+from tests.sights import seen
 from tests.unit.rows_between_attempts import BETWEEN_ATTEMPTS
 from tests.unit.rows_under_way import SCHEDULER, UNDER_WAY, Row
 
