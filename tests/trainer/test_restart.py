@@ -109,6 +109,32 @@ def test_an_output_that_fails_after_training_keeps_the_result_for_another_attemp
     assert (small.output / "report.json").exists()
 
 
+# What is wrong with the environment of a later attempt; before the training each is bad input.
+SPOILT = {
+    "the endpoint is no address": {"AWS_ENDPOINT_URL": "minio:9000"},
+    "the credentials are gone": {"AWS_SECRET_ACCESS_KEY": ""},
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_result_that_waits_outlives_a_spoilt_environment(
+    name: str, job: AJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = job.with_steps(2).having("output.uri", "s3://models/x")
+    os.environ.update(AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="y")
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "check_output", lambda *_: None)
+        _stopping(run, "publish", TrainerError(Reason.UPLOAD_FAILED, "no"), patch)
+        small.run()
+    os.environ.update(SPOILT[name])
+    code, result = small.run()
+    assert (code, result.reason) == (ExitCode.NOT_STORED, Reason.UPLOAD_FAILED)
+    assert "AWS_" in result.message
+    assert small.in_workspace("new").having("output.uri", "s3://models/x").run()[0] == (
+        ExitCode.BAD_INPUT
+    )
+
+
 def _stopping(
     where: object, call: str, error: TrainerError, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -169,8 +169,7 @@ def test_a_storage_that_refuses_is_told_apart(name: str, s3_job: AJob) -> None:
     assert result.reason == case.reason, result.message
     assert all(word in result.message for word in case.words), result.message
     assert ROOT[1] not in result.message
-    final = case.reason is not Reason.STORAGE_UNREACHABLE
-    assert code == (ExitCode.BAD_INPUT if final else ExitCode.TRANSIENT)
+    assert code == ExitCode.BAD_INPUT
 
 
 DEAD_ENDPOINTS = {

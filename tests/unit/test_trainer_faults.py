@@ -1,6 +1,7 @@
 """What goes wrong, in the job's terms: S3 codes, system errors, numbers that are not finite."""
 
 import errno
+import ssl
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from lora_api.reasons import Reason
 from lora_trainer.errors import StorageError, TrainerError, as_trainer_error
 from lora_trainer.guard import FiniteGuard
 from lora_trainer.stopping import StopFlag
+from lora_trainer.storage.connection import connect
 from lora_trainer.storage.faults import Request, from_code, translating
 from lora_trainer.storage.retries import retrying
 from lora_trainer.workspace import open_workspace
@@ -27,6 +29,7 @@ CODES: dict[str, tuple[Request, Reason, bool]] = {
     "InvalidAccessKeyId": (WRITING, Reason.ACCESS_DENIED, False),
     "SignatureDoesNotMatch": (WRITING, Reason.ACCESS_DENIED, False),
     "ExpiredToken": (READING, Reason.ACCESS_DENIED, False),
+    "RequestTimeTooSkewed": (READING, Reason.STORAGE_UNREACHABLE, True),
     "SlowDown": (READING, Reason.STORAGE_UNREACHABLE, True),
     "InternalError": (WRITING, Reason.STORAGE_UNREACHABLE, True),
 }
@@ -47,7 +50,7 @@ def test_denied_while_writing_is_an_output_that_is_not_ours() -> None:
 RAISED: dict[str, tuple[Exception, bool, str]] = {
     "read timeout": (network.ReadTimeoutError(None, "/", "slow"), True, "in time"),  # type: ignore[arg-type]
     "connection cut": (network.ProtocolError("cut"), True, "not reachable"),
-    "wrong certificate": (network.SSLError("self-signed"), False, "AWS_CA_BUNDLE"),
+    "TLS cut off": (network.SSLError(ssl.SSLEOFError("EOF")), True, "not reachable"),
     "bad gateway": (ServerError("bad gateway", 502), True, "HTTP 502"),
     "a web page": (InvalidResponseError(200, "text/html", "hello"), True, "does not speak S3"),
 }
@@ -61,6 +64,47 @@ def test_what_the_network_raises_is_an_unreachable_storage(name: str) -> None:
     assert caught.value.reason is Reason.STORAGE_UNREACHABLE
     assert caught.value.passing is passing
     assert words in caught.value.message
+
+
+UNTRUSTED: dict[str, Exception] = {
+    "a certificate of nobody's": ssl.SSLCertVerificationError("self-signed certificate"),
+    "a bundle that does not exist": FileNotFoundError(errno.ENOENT, "No such file"),
+}
+
+
+@pytest.mark.parametrize("name", UNTRUSTED)
+def test_what_a_person_must_correct_about_tls_is_not_tried_again(name: str) -> None:
+    expected = pytest.raises(StorageError, match=r"dataset\.uri.*AWS_CA_BUNDLE")
+    with expected as caught, translating(READING):
+        raise network.SSLError(UNTRUSTED[name])
+    assert caught.value.reason is Reason.STORAGE_UNREACHABLE
+    assert (caught.value.passing, caught.value.exit_code) == (False, ExitCode.BAD_INPUT)
+
+
+# What AWS_ENDPOINT_URL is, and what of it a message may show.
+ENDPOINTS = {
+    "minio:9000": "'minio:9000'",
+    "ftp://minio": "'ftp://minio'",
+    "http://minio/bucket": "'http://minio/bucket'",
+    "http://minio:port": "'http://minio:port'",
+    "http://minio:99999": "'http://minio:99999'",
+    "http://[::1": "'http://[::1'",
+    "http://me:secret@minio": "'...@minio'",
+}
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_an_endpoint_that_is_no_address_is_bad_input(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with pytest.raises(StorageError, match=r"AWS_ENDPOINT_URL is .*http\(s\)://host") as caught:
+        connect("output.uri", "s3://models/x")
+    assert ENDPOINTS[endpoint] in caught.value.message
+    assert caught.value.exit_code is ExitCode.BAD_INPUT
 
 
 def test_a_passing_fault_is_tried_four_times_and_a_lasting_one_once(

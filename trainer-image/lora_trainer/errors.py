@@ -48,10 +48,18 @@ class StorageError(TrainerError):
         reason: Stable word for programs.
         message: Sentence for people.
         passing: Whether the same request is worth repeating in a second.
+        exit_code: Overrides the exit code that belongs to the reason.
     """
 
-    def __init__(self, reason: Reason, message: str, *, passing: bool = False) -> None:
-        super().__init__(reason, message)
+    def __init__(
+        self,
+        reason: Reason,
+        message: str,
+        *,
+        passing: bool = False,
+        exit_code: ExitCode | None = None,
+    ) -> None:
+        super().__init__(reason, message, exit_code=exit_code)
         self.passing = passing
 
 

@@ -19,6 +19,7 @@ from lora_trainer.context import Context
 from lora_trainer.dataset import Dataset, build_dataset
 from lora_trainer.disk import sha256_of_file
 from lora_trainer.environment import confine
+from lora_trainer.errors import StorageError, TrainerError
 from lora_trainer.fetch import fetch_base_model, fetch_dataset
 from lora_trainer.plan import make_plan, with_identity
 from lora_trainer.progress import ProgressBoard
@@ -27,6 +28,9 @@ from lora_trainer.recipes import RECIPES, check_base
 from lora_trainer.stopping import StopFlag
 from lora_trainer.storage import Storage, open_storage
 from lora_trainer.workspace import Workspace, open_workspace, recorded_run_id
+
+# Bad input while nothing is trained; once a result waits, what a person can correct meanwhile.
+_OF_THE_ENVIRONMENT = frozenset({Reason.CREDENTIALS_MISSING, Reason.STORAGE_UNREACHABLE})
 
 
 def run_job(
@@ -62,12 +66,11 @@ def run_job(
         if fresh:
             workspace.forget()
         context = Context(plan=plan, workspace=workspace, board=board, stop=stop, started=started)
-        output = open_storage(job.output.uri, field="output.uri", stop=stop)
         if workspace.done(Stage.PUBLISH) is None:
             if not _is_complete(workspace):
-                check_output(output, job.run_id)
+                check_output(_open_output(context), job.run_id)
                 _make_result(context)
-            _publish(context, output)
+            _publish(context)
         else:
             log.info("everything is done already", workspace=root)
         return _succeeded(context)
@@ -143,15 +146,29 @@ def _read_dataset(context: Context, storage: Storage) -> Dataset:
     return dataset
 
 
-def _publish(context: Context, output: Storage) -> None:
+def _open_output(context: Context) -> Storage:
+    return open_storage(context.plan.job.output.uri, field="output.uri", stop=context.stop)
+
+
+def _publish(context: Context) -> None:
     context.board.enter(Stage.PUBLISH)
-    publish(
-        output,
-        context.workspace.result,
-        run_id=context.plan.job.run_id,
-        advance=context.board.advance,
-        stop=context.stop,
-    )
+    result = context.workspace.result
+    try:
+        publish(
+            _open_output(context),
+            result,
+            run_id=context.plan.job.run_id,
+            advance=context.board.advance,
+            stop=context.stop,
+        )
+    except StorageError as error:
+        if error.reason not in _OF_THE_ENVIRONMENT:
+            raise
+        raise TrainerError(
+            Reason.UPLOAD_FAILED,
+            f"trained and checked, but not stored: {error.message}. The result stays in the "
+            f"workspace ({result}); another attempt of this run repeats only the upload",
+        ) from error
     try:
         context.workspace.mark(Stage.PUBLISH, {})
     except OSError as error:  # stored is stored; without the marker it is stored once more

@@ -4,12 +4,14 @@ A module of its own because it owns the credentials: it reads them here, and nev
 """
 
 import os
-from urllib.parse import urlsplit
+import re
+from urllib.parse import SplitResult, urlsplit
 
 import certifi
 import urllib3
 from minio import Minio
 
+from lora_api.exit_codes import ExitCode
 from lora_api.reasons import Reason
 from lora_trainer.errors import StorageError
 
@@ -48,12 +50,7 @@ def connect(field: str, uri: str) -> Minio:
         )
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    parts = urlsplit(endpoint or f"https://s3.{region}.amazonaws.com")
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path.strip("/"):
-        raise StorageError(
-            Reason.STORAGE_UNREACHABLE,
-            f"AWS_ENDPOINT_URL is {endpoint!r}; it must be http(s)://host[:port] without a path",
-        )
+    parts = _address(endpoint or f"https://s3.{region}.amazonaws.com")
     pool = urllib3.PoolManager(
         timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS),
         maxsize=16,
@@ -70,6 +67,24 @@ def connect(field: str, uri: str) -> Minio:
         region=region,
         http_client=pool,
     )
+
+
+def _address(endpoint: str) -> SplitResult:
+    try:
+        parts = urlsplit(endpoint)
+        port = parts.port  # looked at only here, and only now found to be none
+    except ValueError:
+        parts, port = urlsplit(""), None
+    known = parts.scheme in {"http", "https"} and parts.hostname and port != 0
+    if not known or parts.path.strip("/") or "@" in parts.netloc:
+        shown = re.sub(".*@", "...@", endpoint)  # a password may stand there
+        raise StorageError(
+            Reason.STORAGE_UNREACHABLE,
+            f"AWS_ENDPOINT_URL is {shown!r}; it must be http(s)://host[:port] without a path or "
+            "credentials",
+            exit_code=ExitCode.BAD_INPUT,
+        )
+    return parts
 
 
 def _certificates() -> str:

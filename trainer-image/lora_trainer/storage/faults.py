@@ -4,6 +4,7 @@ A module of its own because this table is what decides between "fix your credent
 again": every branch has a row in the tests.
 """
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import urllib3.exceptions as network
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
+from lora_api.exit_codes import ExitCode
 from lora_api.reasons import Reason
 from lora_trainer.errors import StorageError
 
@@ -23,9 +25,11 @@ _WRONG_CREDENTIALS = {
     "ExpiredToken": "the session token has expired",
     "TokenRefreshRequired": "the session token has expired",
     "AuthorizationHeaderMalformed": "the region does not fit the bucket",
-    "RequestTimeTooSkewed": "this machine's clock differs from the server's",
 }
 _DENIED = frozenset({"AccessDenied", "AllAccessDisabled", "AccountProblem", "MethodNotAllowed"})
+
+# What is wrong with TLS until a person corrects it; the rest of it fails as connections do.
+_TRUST = (ssl.SSLCertVerificationError, FileNotFoundError)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +102,13 @@ def from_code(code: str, request: Request) -> StorageError:
             f"{field}: the storage refused the credentials for {uri} ({code}: "
             f"{_WRONG_CREDENTIALS[code]}); correct the AWS_* variables in the credentials Secret",
         )
+    if code == "RequestTimeTooSkewed":  # a clock is set by itself, here or on the next node
+        return StorageError(
+            Reason.STORAGE_UNREACHABLE,
+            f"{field}: {uri} could not be {request.verb}, this machine's clock differs from the "
+            f"server's ({code}); set it, or let NTP do so",
+            passing=True,
+        )
     if code in _DENIED:
         reason = Reason.OUTPUT_NOT_WRITABLE if request.writing else Reason.ACCESS_DENIED
         right = "write to" if request.writing else "read"
@@ -128,11 +139,12 @@ def _not_s3(error: MinioException, request: Request) -> StorageError:
 def _unreachable(error: network.HTTPError, request: Request) -> StorageError:
     if isinstance(error, network.NameResolutionError):
         what = "its host name can't be resolved"
-    elif isinstance(error, network.SSLError):
+    elif isinstance(error, network.SSLError) and isinstance(next(iter(error.args), None), _TRUST):
         return StorageError(
             Reason.STORAGE_UNREACHABLE,
             f"{request.field}: the storage's TLS certificate was not accepted "
             f"({_short(error)}); set AWS_CA_BUNDLE or correct AWS_ENDPOINT_URL",
+            exit_code=ExitCode.BAD_INPUT,
         )
     elif isinstance(error, network.NewConnectionError):  # a kind of TimeoutError to urllib3
         what = f"no connection could be made ({str(error).rsplit(': ', 1)[-1]})"
