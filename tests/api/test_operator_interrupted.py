@@ -62,8 +62,10 @@ class Life:
         self.namespace = api.make_namespace(f"ns-{uuid.uuid4().hex[:8]}")
         self.run = api.create(TRAININGS, a_training().in_namespace(self.namespace).manifest())
 
-    async def look(self, *, lifetime: int = 1000, late: bool = False) -> int:
-        """A new operator's look; a late cache has heard of the run alone.
+    async def look(
+        self, *, lifetime: int = 1000, late: bool = False, run: Object | None = None
+    ) -> int:
+        """A new operator's look; a late cache has heard of the run alone, perhaps long ago.
 
         Returns:
             How many requests it sent.
@@ -72,6 +74,9 @@ class Life:
         for resource in (TRAININGS,) if late else (TRAININGS, CLAIMS, JOBS):
             for body in self.api.list(resource, self.namespace):
                 cache.put(resource, body)
+        if run is not None:
+            cache.drop(TRAININGS, Key(self.namespace, "anna"))
+            cache.put(TRAININGS, run)
         client = ShortLivedClient(self._session, self._server, lifetime)
         await Reconciler(
             client=client,
@@ -112,3 +117,13 @@ async def test_cut_off_after_any_request_the_next_operator_ends_at_the_same(
         (child,) = life.api.list(resource, life.namespace)
         assert is_owned_by(child, life.run["metadata"]["uid"])
     assert life.status() == undisturbed.status()
+
+
+async def test_a_watch_that_is_behind_makes_no_second_job(lives: tuple[Life, Life]) -> None:
+    life, _ = lives
+    await life.look()
+    life.api.delete(JOBS, life.namespace, "anna-train")
+    # The next operator has heard of the deletion, but not of the status that names the Job.
+    await life.look(run=life.run)
+    assert life.api.list(JOBS, life.namespace) == []
+    assert life.status()["failure"]["reason"] == "JobVanished"
