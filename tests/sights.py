@@ -37,9 +37,10 @@ class ASight:
         body["metadata"]["name"] = job_name(self.training.name)
         return sight._with(job=read_job(body), job_warning=warning)
 
-    def with_pods(self, *pods: APod) -> Self:
+    def with_pods(self, *pods: APod, warning: str | None = None) -> Self:
         sight = self if self.observed.job is not None else self.with_job()
-        return sight._with(pods=tuple(read_pod(pod.stored()) for pod in pods))
+        bodies = tuple(read_pod(pod.stored()) for pod in pods)
+        return sight._with(pods=bodies, pod_warning=warning)
 
     def with_progress(self, stage: Stage, step: int, total: int = 100) -> Self:
         return self._with(progress=a_progress(stage, step, total))

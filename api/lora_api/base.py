@@ -4,12 +4,13 @@ One place for them, because the bounds are a safety rule (whatever a user or a p
 limit) and a field that invented its own type would escape it.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, StringConstraints
 from pydantic.alias_generators import to_camel
 
-from lora_api.cel import EXTENSION, CelRule
+from lora_api.cel import EXTENSION, INT_OR_STRING, CelRule
+from lora_api.spelling import Spelled
 
 MAX_URI_LENGTH = 1024
 # A denoising loss starts near 1; what lies beyond this is a training that has come apart.
@@ -52,39 +53,78 @@ def document_config(*rules: CelRule) -> ConfigDict:
 # is for a laptop alone, where whoever writes it may read the file anyway.
 StorageUri = Annotated[
     str,
-    StringConstraints(
-        min_length=6,
-        max_length=MAX_URI_LENGTH,
-        pattern=(
-            r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_=+@,() -][A-Za-z0-9_=+@,(). -]*)*"
-            r"/?|file:///[^?#%\\]*)$"
-        ),
+    StringConstraints(min_length=6, max_length=MAX_URI_LENGTH),
+    Spelled(
+        r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_=+@,() -][A-Za-z0-9_=+@,(). -]*)*/?"
+        r"|file:///[^?#%\\]*",
+        "must be s3://bucket/path (or file:///path outside a cluster): a bucket of 3 to 63 small "
+        "letters, digits, '.' and '-', then parts of letters, digits, spaces and _=+@,().- that "
+        "don't begin with '.'",
     ),
 ]
 DnsLabel = Annotated[
-    str, StringConstraints(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")
+    str,
+    StringConstraints(min_length=1, max_length=63),
+    Spelled(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", "must be small letters, digits and '-'"),
 ]
 DnsSubdomain = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=253, pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"),
+    StringConstraints(min_length=1, max_length=253),
+    Spelled(
+        r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*",
+        "must be the name of a Kubernetes object: small letters, digits and '-', in parts "
+        "separated by '.'",
+    ),
 ]
 UserName = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9][A-Za-z0-9@._:/+-]*$"),
-]
-ImageReference = Annotated[
-    str, StringConstraints(min_length=1, max_length=512, pattern=r"^[a-z0-9][A-Za-z0-9._:/@-]*$")
-]
-Quantity = Annotated[
-    str,
-    StringConstraints(
-        min_length=1, max_length=20, pattern=r"^[1-9][0-9]*(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
+    StringConstraints(min_length=1, max_length=253),
+    Spelled(
+        r"[A-Za-z0-9][A-Za-z0-9@._:/+-]*",
+        "must be letters, digits and @._:/+-, and begin with a letter or digit",
     ),
 ]
+ImageReference = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=512),
+    Spelled(
+        r"[a-z0-9]+([.-][a-z0-9]+)*(:[0-9]{1,5})?(/[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*)*"
+        r"(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?",
+        "must be an image reference such as registry.example/team/trainer:v1 or "
+        "trainer@sha256:DIGEST",
+    ),
+]
+
+
+def _as_text(value: object) -> object:
+    """YAML reads `cpu: 2` as a number, and so does Kubernetes."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _quantity(pattern: str) -> Any:  # noqa: ANN401 - a type, in a form that only pydantic reads
+    return Annotated[
+        str,
+        StringConstraints(pattern=pattern),
+        BeforeValidator(_as_text),
+        Field(json_schema_extra={INT_OR_STRING: True}),
+    ]
+
+
+# Kubernetes' quantities, without those that can only be a mistake: thousandths of a byte, less
+# memory than a process needs to start, more than any machine has.
+CpuQuantity = _quantity(r"^([1-9][0-9]{0,2}|[1-9][0-9]{1,5}m|[0-9]{1,2}\.[0-9]{0,2}[1-9])$")
+MemoryQuantity = _quantity(
+    r"^([1-9][0-9]{8,14}|[1-9][0-9]{2,6}Mi?|([1-9][0-9]{0,3}|[0-9]{1,3}\.[0-9]?[1-9])Gi?"
+    r"|([1-9][0-9]?|[0-9]\.[0-9]?[1-9])Ti?)$"
+)
 Prompt = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 ModuleName = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$"),
+    StringConstraints(min_length=1, max_length=128),
+    Spelled(
+        r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*",
+        "must be a module's name such as to_q or to_out.0, without wildcards",
+    ),
 ]
 ReasonWord = Annotated[
     str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Z][A-Za-z0-9]*$")

@@ -7,6 +7,7 @@ trainer (through pydantic validators beside it), and both must say the same sent
 from dataclasses import dataclass
 
 EXTENSION = "x-kubernetes-validations"
+INT_OR_STRING = "x-kubernetes-int-or-string"
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,7 @@ class ProgressStatus(LenientDocument):
     """etaSeconds for people: 7m50s."""
 
     updated_at: AwareDatetime | None = None
-    """When the trainer reported this."""
+    """When this was read."""
 
 
 class ArtifactStatus(LenientDocument):

@@ -9,11 +9,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from lora_api.base import (
+    CpuQuantity,
     DnsLabel,
     DnsSubdomain,
     Document,
     ImageReference,
-    Quantity,
+    MemoryQuantity,
     UserName,
     document_config,
 )
@@ -65,10 +66,10 @@ class ResourceSettings(Document):
     gpus: Annotated[int, Field(ge=0, le=16)] = 1
     """GPUs (nvidia.com/gpu). Zero trains on the CPU, which only toy models bear."""
 
-    cpu: Quantity = "1"
+    cpu: CpuQuantity = "1"
     """CPU request of the pod."""
 
-    memory: Quantity = "8Gi"
+    memory: MemoryQuantity = "8Gi"
     """Memory request and limit of the pod; going over it ends the container."""
 
 
@@ -78,7 +79,7 @@ class WorkspaceSettings(Document):
     type: Literal["PersistentVolumeClaim"] = "PersistentVolumeClaim"
     """Kind of storage. A claim survives the loss of the pod and of the node's container runtime."""
 
-    size: Quantity = "20Gi"
+    size: MemoryQuantity = "20Gi"
     """Size of the claim: base model, caches and a few checkpoints have to fit."""
 
     storage_class_name: DnsSubdomain | None = None

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from lora_api.cel import EXTENSION
+from lora_api.cel import EXTENSION, INT_OR_STRING
 
 Schema = dict[str, Any]
 
@@ -30,6 +30,7 @@ COPIED = (
     "maxItems",
     "multipleOf",
     EXTENSION,
+    INT_OR_STRING,
 )
 
 
@@ -58,7 +59,9 @@ def _convert(node: Schema, definitions: Schema) -> Schema:
     if "const" in merged:
         out["enum"] = [merged["const"]]
     _copy_exclusive_bounds(merged, out)
-    if merged.get("type") == "object":
+    if out.get(INT_OR_STRING):
+        del out["type"]  # this union is the only one that a structural schema knows
+    elif merged.get("type") == "object":
         _convert_object(merged, out, definitions)
     elif merged.get("type") == "array":
         _convert_array(merged, out, definitions)

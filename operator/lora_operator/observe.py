@@ -15,12 +15,15 @@ from lora_operator.kube.resources import CLAIMS, EVENTS, JOBS, PODS, TRAININGS
 from lora_operator.labels import job_name, workspace_name
 from lora_operator.state.keys import Key, Object
 from lora_operator.state.pace import FIRST_LOOK_SECONDS
-from lora_operator.state.reading import read_claim, read_job, read_pod, read_run
+from lora_operator.state.reading import read_claim, read_job, read_pod, read_run, read_time
 from lora_operator.state.views import Claim, Job, Observed, Pod
 
 # Warnings about an object that waits; nothing is asked before this, because most waits are short.
 PATIENCE = timedelta(seconds=FIRST_LOOK_SECONDS)
 MAX_EVENTS = 50
+# The kubelet repeats a warning at least this often while its cause lasts.
+STILL_TRUE = timedelta(seconds=150)
+_KINDS = {Claim: "PersistentVolumeClaim", Job: "Job", Pod: "Pod"}
 
 
 def observe(cache: Cache, key: Key, progress_of: dict[str, Progress]) -> Observed | None:
@@ -75,15 +78,20 @@ async def look_up_warnings(client: KubeClient, seen: Observed, now: datetime) ->
     if job is not None and not job.is_finished and pod is None and _is_old(job, now):
         warning = await _latest_warning(client, namespace, job)
         seen = replace(seen, job_warning=warning)
+    if pod is not None and pod.is_starting and _is_old(pod, now):
+        warning = await _latest_warning(client, namespace, pod, since=now - STILL_TRUE)
+        seen = replace(seen, pod_warning=warning)
     return seen
 
 
-def _is_old(child: Claim | Job, now: datetime) -> bool:
+def _is_old(child: Claim | Job | Pod, now: datetime) -> bool:
     return now - child.created_at >= PATIENCE
 
 
-async def _latest_warning(client: KubeClient, namespace: str, child: Claim | Job) -> str | None:
-    kind = "Job" if isinstance(child, Job) else "PersistentVolumeClaim"
+async def _latest_warning(
+    client: KubeClient, namespace: str, child: Claim | Job | Pod, *, since: datetime | None = None
+) -> str | None:
+    kind = _KINDS[type(child)]
     # By uid, too: events outlive their object by an hour, and an earlier run's had the same name.
     about = {"kind": kind, "name": child.name, "uid": child.uid}
     terms = [f"involvedObject.{field}={value}" for field, value in about.items()]
@@ -95,8 +103,13 @@ async def _latest_warning(client: KubeClient, namespace: str, child: Claim | Job
             "limit": str(MAX_EVENTS),
         },
     )
-    if not events:
+    latest = max(events, key=_last_seen, default=None)
+    if latest is None or (since is not None and _last_seen(latest) < since):
         return None
-    latest = max(events, key=lambda event: event.get("lastTimestamp") or "")
     message: str = latest.get("message", "")
     return message or None
+
+
+def _last_seen(event: Object) -> datetime:
+    told = event.get("lastTimestamp") or event.get("eventTime")
+    return read_time(told or event["metadata"]["creationTimestamp"])

@@ -63,6 +63,9 @@ ACCEPTED = [
     ("a trainer image by digest", "spec.image", "registry.local/t@sha256:" + "0" * 64),
     ("a run on the CPU", "spec.resources.gpus", 0),
     ("a name of 52 characters", "metadata.name", "n" * 52),
+    ("processors as a plain number", "spec.resources.cpu", 2),
+    ("half a gibibyte", "spec.resources.memory", "0.5Gi"),
+    ("a workspace in bytes", "spec.workspace.size", 8589934592),
 ]
 
 REFUSED = [
@@ -104,6 +107,14 @@ REFUSED = [
     ("a secret's name with a slash", "spec.credentialsSecretName", "a/b", "credentialsSecretName"),
     ("an image with a space", "spec.image", "trainer --privileged", "spec.image"),
     ("a negative quantity", "spec.resources.memory", "-1Gi", "memory"),
+    ("thousandths of a byte", "spec.resources.memory", "1m", "spec.resources.memory"),
+    ("more memory than there is", "spec.resources.memory", "9999999Ti", "spec.resources.memory"),
+    ("a terabyte of processors", "spec.resources.cpu", "1Ti", "spec.resources.cpu"),
+    ("a Secret that no Secret can be called", "spec.credentialsSecretName", "a..b", "parts separ"),
+    ("a class that no class can be called", "spec.workspace.storageClassName", "a.-b", "parts sep"),
+    ("an image that can't be pulled", "spec.image", "a//b:::", "must be an image reference"),
+    ("a web address as dataset", "spec.dataset.uri", "https://x/y", "must be s3://bucket/path"),
+    ("letters that no URI has", "spec.dataset.uri", "s3://datasets/\u00fcber/", "parts of letters"),
     ("no GPU count but a fraction", "spec.resources.gpus", 0.5, "gpus"),
     ("seventeen GPUs", "spec.resources.gpus", 17, "gpus"),
     ("a workspace of another kind", "spec.workspace.type", "HostPath", "workspace.type"),

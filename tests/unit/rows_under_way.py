@@ -127,6 +127,12 @@ UNDER_WAY: dict[str, Row] = {
     "a placed pod is starting": Row(
         sight=seen().with_pods(a_pod().placed()), phase=Phase.STARTING, reason=Reason.POD_STARTING
     ),
+    "a placed pod that its node can't start says what the node said": Row(
+        sight=seen().with_pods(a_pod().placed(), warning="FailedMount: no such volume"),
+        phase=Phase.STARTING,
+        reason=Reason.CONTAINER_CONFIG_ERROR,
+        says=("does not start on node", "FailedMount: no such volume", "tries again"),
+    ),
     "an image that can't be pulled names spec.image": Row(
         sight=seen(a_training().with_image("reg/x:1")).with_pods(
             a_pod().waiting("ImagePullBackOff", PULL)

@@ -32,6 +32,8 @@ NODES = [
 def is_bounded(schema: dict[str, Any]) -> bool:
     if "enum" in schema:
         return True
+    if schema.get("x-kubernetes-int-or-string"):
+        return "pattern" in schema
     match schema["type"]:
         case "string":
             return "maxLength" in schema or schema.get("format") == "date-time"

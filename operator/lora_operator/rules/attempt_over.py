@@ -6,6 +6,7 @@ from lora_operator.rules.attempt_end import explain_end
 from lora_operator.rules.base import Verdict
 from lora_operator.state.decision import Draft
 from lora_operator.state.last_codes import LAST_CODES
+from lora_operator.state.text import sentence
 from lora_operator.state.views import Observed, Pod
 
 
@@ -29,7 +30,8 @@ def attempt_is_over(seen: Observed, draft: Draft) -> Verdict:
     draft.wait(
         Phase.PENDING,
         Reason.RETRYING,
-        f"Attempt {draft.attempts} failed ({failure.reason}): {failure.message} It is tried again.",
+        f"Attempt {draft.attempts} failed ({failure.reason}): {sentence(failure.message)} "
+        "It is tried again.",
     )
     return Verdict.SETTLED
 

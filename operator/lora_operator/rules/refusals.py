@@ -32,7 +32,8 @@ def explain_refusal(refused: Refused) -> tuple[Reason, str]:
         )
     return Reason.CREATION_REFUSED, (
         f"The API server refuses {refused.what}: {quote(refused.message)}. The run starts by "
-        "itself once this is allowed."
+        "itself once this is allowed; if a value of spec is wrong, create the run again with "
+        "another."
     )
 
 

@@ -6,6 +6,7 @@ from lora_api.reasons import Reason
 from lora_api.status import ConditionType, Phase
 from lora_operator.rules.base import Verdict
 from lora_operator.state.decision import Draft
+from lora_operator.state.pace import FIRST_LOOK_SECONDS, LOOK_AGAIN_SECONDS
 from lora_operator.state.text import quote
 from lora_operator.state.views import Observed, Pod
 
@@ -42,12 +43,22 @@ def container_starts(seen: Observed, draft: Draft) -> Verdict:
     elif waiting in _CONFIG_REASONS:
         reason, message = _config_fault(seen, pod)
         draft.wait(Phase.STARTING, reason, message)
+    elif seen.pod_warning is not None:
+        draft.wait(
+            Phase.STARTING,
+            Reason.CONTAINER_CONFIG_ERROR,
+            f"Pod {pod.name} does not start on node {pod.node}: {quote(seen.pod_warning)}. The "
+            "node tries again by itself.",
+        )
+        draft.revisit_in(LOOK_AGAIN_SECONDS)
     else:
         draft.wait(
             Phase.STARTING,
             Reason.POD_STARTING,
             f"Pod {pod.name} is on node {pod.node}; its image is pulled or its container starts.",
         )
+        waited = (draft.now - pod.created_at).total_seconds()
+        draft.revisit_in(FIRST_LOOK_SECONDS if waited < FIRST_LOOK_SECONDS else LOOK_AGAIN_SECONDS)
     return Verdict.SETTLED
 
 

@@ -18,6 +18,11 @@ def quote(text: str, limit: int = MAX_QUOTE) -> str:
     return clip(line, limit).rstrip(".")
 
 
+def sentence(text: str) -> str:
+    """A text with a full stop, so that another sentence can follow it."""
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
 def tail(text: str, limit: int = MAX_QUOTE) -> str:
     """The end of a log as one printable line; the beginning is what gets lost."""
     line = quote(text, limit=len(text) + 1)

@@ -107,6 +107,12 @@ class Pod:
         """Whether this attempt is over."""
         return self.phase in {"Succeeded", "Failed"} or self.container.exit_code is not None
 
+    @property
+    def is_starting(self) -> bool:
+        """Whether it has a node, and the node says nothing of why the container does not run."""
+        silent = self.container.waiting_reason in {"", "ContainerCreating", "PodInitializing"}
+        return self.node is not None and silent and not (self.container.running or self.has_ended)
+
 
 class Refusal(StrEnum):
     """What the API server refused, and why it matters."""
@@ -140,6 +146,8 @@ class Observed:
     job_refused: Refused | None = None
     job_warning: str | None = None
     """Latest warning event about the Job, read where it has no pod for long."""
+    pod_warning: str | None = None
+    """Latest warning event about the pod, read where it is placed and does not start for long."""
     pods: tuple[Pod, ...] = field(default=())
     """Pods of the Job, oldest first."""
     progress: Progress | None = None
