@@ -113,6 +113,19 @@ class Stage:
         }
         self.api.request("POST", PODS.path(self.namespace, pod.name, "binding"), body)
 
+    def warn_about(self, pod: APod, reason: str, message: str) -> None:
+        """Tell an event about the pod as the kubelet would."""
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        stored = self.api.get(PODS, self.namespace, pod.name) or {}
+        about = {"kind": "Pod", "name": pod.name, "uid": stored["metadata"]["uid"]}
+        body = {
+            "metadata": {"generateName": pod.name, "namespace": self.namespace},
+            "involvedObject": {**about, "namespace": self.namespace},
+            **{"type": "Warning", "reason": reason, "message": message, "count": 1},
+            **{"firstTimestamp": now, "lastTimestamp": now},
+        }
+        self.api.create(EVENTS, body)
+
     def set_job(self, job: AJob) -> None:
         """Write the Job's status as the Job controller would."""
         status = dict(job.status)

@@ -285,3 +285,17 @@ def test_a_user_who_edits_the_run_in_between_is_not_overwritten(stage: Stage) ->
 def test_no_lease_is_written_without_leader_election(api: ApiServer, operator: Operator) -> None:
     assert operator.leads
     assert api.get(LEASES, "default", "lora-operator") is None
+
+
+def test_a_pod_that_its_node_cannot_start_says_why(stage: Stage) -> None:
+    stage.apply()
+    stage.bind_claim()
+    pod = a_pod()
+    stage.add_pod(pod)
+    stage.bind_pod(pod)
+    stage.is_in("Starting", "PodStarting")
+    stage.warn_about(pod, "FailedMount", "MountVolume.SetUp failed: no such device")
+    status = stage.is_in("Starting", "ContainerConfigError")
+    assert "on node node-1: MountVolume.SetUp failed: no such device" in status["message"]
+    stage.set_pod(pod.running())
+    stage.is_in("Starting", "Running")
