@@ -56,6 +56,7 @@ def write(
     for name, model in models.items():
         half: Any = copy.deepcopy(model).half()
         half.save_pretrained(folder / name)
+        _forget_origin(folder / name / "config.json")
     tokenizer.save_pretrained(folder / "tokenizer")
     architecture.sampling_scheduler().save_pretrained(folder / "scheduler")
     index = {
@@ -65,6 +66,13 @@ def write(
         **_PARTS,
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _forget_origin(path: Path) -> None:
+    """Where on this machine a part was loaded from is nobody's business."""
+    config = json.loads(path.read_text())
+    config.pop("_name_or_path", None)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def write_untrained(folder: Path, tokenizer: CLIPTokenizer, seed: int = 0) -> None:
