@@ -48,6 +48,7 @@ lint: $(STAMP) ## Format, lint, types, layers, generated files
 
 test: lint ## Everything: lint, unit, API server, trainer and cluster tests
 	$(BIN)/pytest tests/unit
+	$(MAKE) install  # first, because on a fresh machine it builds programs and images side by side
 	$(BIN)/pytest tests/api tests/trainer
 	$(MAKE) test-e2e
 

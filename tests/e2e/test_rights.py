@@ -1,6 +1,7 @@
 """The operator may do what it has to, and nothing else; people get view and edit."""
 
 import subprocess
+from typing import Any
 
 import pytest
 import yaml
@@ -104,12 +105,19 @@ def test_wrong_chart_values_are_refused_by_name(
     assert told in str(caught.value), sentence
 
 
+def rendered(cluster: Cluster, release: str, *options: str) -> list[dict[str, Any]]:
+    """The chart's objects, as the cluster that runs would get them."""
+    # Without a cluster helm renders for the Kubernetes that it was built with.
+    version = yaml.safe_load(cluster.kubectl("version", "-o", "yaml"))["serverVersion"]
+    fixed = ("--kube-version", version["gitVersion"])
+    text = run(cluster.environment, "helm", "template", release, str(CHART), *fixed, *options)
+    return list(yaml.safe_load_all(text))
+
+
 def test_an_operator_of_named_namespaces_has_rights_in_those_alone(cluster: Cluster) -> None:
-    values = "namespaces={studio,lab}"
-    text = run(cluster.environment, "helm", "template", "x", str(CHART), "--set", values)
     bindings = [
         (document["kind"], document["metadata"].get("namespace"))
-        for document in yaml.safe_load_all(text)
+        for document in rendered(cluster, "x", "--set", "namespaces={studio,lab}")
         if document["kind"] in {"ClusterRoleBinding", "RoleBinding"}
         and document["roleRef"]["kind"] == "ClusterRole"
     ]
@@ -118,8 +126,7 @@ def test_an_operator_of_named_namespaces_has_rights_in_those_alone(cluster: Clus
 
 def test_two_releases_do_not_share_a_lease(cluster: Cluster) -> None:
     for release in ("one", "two"):
-        text = run(cluster.environment, "helm", "template", release, str(CHART))
-        documents = list(yaml.safe_load_all(text))
+        documents = rendered(cluster, release)
         pod = next(d for d in documents if d["kind"] == "Deployment")["spec"]["template"]["spec"]
         role = next(d for d in documents if d["kind"] == "Role")
         assert f"--lease-name={release}" in pod["containers"][0]["args"]
