@@ -84,11 +84,17 @@ class Reconciler:
         return max(0.0, (decision.revisit_at - self._now()).total_seconds())
 
     async def _reconcile(self, key: Key) -> Decision | None:
-        seen = await self._look(key)
+        seen = observe(self._cache, key, self._progress_of)
         self._note_unreadable(key, seen)
         if seen is None:
             return None
+        seen = await look_up_warnings(self._client, seen, self._now())
         decision = decide(seen, self._now())
+        if decision.actions:
+            seen = await self._create(key)
+            if seen is None:
+                return None
+            decision = decide(seen, self._now())
         if decision.ends_run:
             # A terminal status can't be taken back, so it is decided on live objects only.
             await self._reread(key)
@@ -103,15 +109,12 @@ class Reconciler:
             await self._write(seen.run, decision.status, decision.events)
         return decision
 
-    async def _look(self, key: Key) -> Observed | None:
-        """What there is of a run, once what it lacks has been created."""
-        seen = observe(self._cache, key, self._progress_of)
-        if seen is None:
-            return None
-        if not decide(seen, self._now()).actions:
-            return await look_up_warnings(self._client, seen, self._now())
-        # The watch of runs may be behind that of Jobs, or the run a ghost: only the run as it is
-        # now says whether something is created for it.
+    async def _create(self, key: Key) -> Observed | None:
+        """What there is of a run, once what it lacks has been created.
+
+        The watch of runs may be behind that of Jobs, or the run a ghost: only the run as it is now
+        says whether something is created for it.
+        """
         await self._reread_one(TRAININGS, key)
         seen = observe(self._cache, key, self._progress_of)
         if seen is None:
