@@ -4,7 +4,6 @@ A module of its own because it is what lets the encoders leave before training: 
 another job in the same workspace, finds everything here and loads no encoder at all.
 """
 
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,13 +17,12 @@ from lora_trainer.dataset import Sample
 from lora_trainer.disk import sha256_of_json, write_bytes
 from lora_trainer.errors import TrainerError
 from lora_trainer.pictures import load_square
+from lora_trainer.progress import Advance
 from lora_trainer.recipes import Conditioning, Recipe
 from lora_trainer.stopping import StopFlag
 
 # Entries held in memory: a few hundred megabytes at 512 pixels, however large the dataset is.
 _HELD_ENTRIES = 1024
-
-Advance = Callable[[float, float], None]
 
 
 class Cache:

@@ -7,7 +7,8 @@ a later attempt trusts must write it this way.
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import get_ident
 from typing import Any
@@ -22,16 +23,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         path: Final name; its folder is made.
         write: Writes the file whose path it is given.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+    with _durable(path, write) as temporary:
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -45,12 +38,7 @@ def create_bytes(path: Path, data: bytes) -> bool:
     Returns:
         Whether it was written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    try:
-        _dump(temporary, data)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+    with _durable(path, lambda temporary: _dump(temporary, data)) as temporary:
         try:
             path.hardlink_to(temporary)
         except FileExistsError:
@@ -59,9 +47,6 @@ def create_bytes(path: Path, data: bytes) -> bool:
             if path.exists():
                 return False
             temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
     return True
 
 
@@ -93,9 +78,20 @@ def sha256_of_json(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _temporary(path: Path) -> Path:
-    """A name beside `path` that no other thread or process uses."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{get_ident()}.part")
+@contextmanager
+def _durable(path: Path, write: Callable[[Path], None]) -> Iterator[Path]:
+    """A file beside `path` with what `write` puts there, for the block to give it its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # No other thread or process uses this name.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{get_ident()}.part")
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
 
 
 def _dump(path: Path, data: bytes) -> None:

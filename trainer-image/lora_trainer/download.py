@@ -4,7 +4,7 @@ A module of its own because it knows nothing of datasets or models: what was fet
 not changed at its source stays where it is.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from threading import Lock
@@ -14,11 +14,10 @@ from lora_api.reasons import Reason
 from lora_trainer.disk import read_json, sha256_of_file, write_json
 from lora_trainer.errors import TrainerError
 from lora_trainer.names import refuse_unsafe_names
+from lora_trainer.progress import Advance
 from lora_trainer.storage import Storage, StoredFile
 
 _PARALLEL_DOWNLOADS = 6
-
-Advance = Callable[[float, float], None]
 
 
 def fetch_files(

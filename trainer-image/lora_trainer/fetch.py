@@ -21,8 +21,9 @@ from lora_trainer.basemodel import (
 )
 from lora_trainer.captions import MAX_CAPTION_BYTES
 from lora_trainer.disk import sha256_of_json
-from lora_trainer.download import Advance, fetch_files
+from lora_trainer.download import fetch_files
 from lora_trainer.errors import TrainerError
+from lora_trainer.progress import Advance
 from lora_trainer.recipes import RecipeDefaults
 from lora_trainer.storage import Storage, StoredFile
 
@@ -79,7 +80,10 @@ def fetch_dataset(
             f"dataset.maxImages is {max_images}; remove some or raise dataset.maxImages",
         )
     stems = {stem_of(file.name) for file in pictures}
-    captions = [file for file in files if is_caption(file.name) and stem_of(file.name) in stems]
+    captions: list[StoredFile] = []
+    orphans: list[StoredFile] = []
+    for file in filter(lambda file: is_caption(file.name), files):
+        (captions if stem_of(file.name) in stems else orphans).append(file)
     _check_captions(captions)
     fitting = [file for file in pictures if file.size_bytes <= MAX_DATASET_FILE_BYTES] + captions
     fetch_files(storage, fitting, folder, unsafe=Reason.INVALID_IMAGES, advance=advance)
@@ -88,9 +92,7 @@ def fetch_dataset(
         folder=folder,
         names=[file.name for file in fitting],
         oversized=[file.name for file in pictures if file.size_bytes > MAX_DATASET_FILE_BYTES],
-        orphans=[
-            file.name for file in files if is_caption(file.name) and stem_of(file.name) not in stems
-        ],
+        orphans=[file.name for file in orphans],
     )
 
 

@@ -7,10 +7,14 @@ is shared between them.
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from lora_api.progress import MAX_ETA_SECONDS, MAX_STEPS_PER_SECOND, Progress, Stage
 from lora_trainer.guard import is_loss
+
+Advance = Callable[[float, float], None]
+"""Told what is done of a stage, and all there is to do."""
 
 # Smoothing and speed look at about this many steps: short enough to follow, long enough to read.
 _LOSS_WINDOW_STEPS = 20

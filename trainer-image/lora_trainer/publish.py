@@ -5,13 +5,13 @@ run, and it finds out before a GPU minute is spent that it may not write.
 """
 
 import json
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from lora_api.reasons import Reason
 from lora_trainer import log
 from lora_trainer.errors import StorageError, TrainerError
+from lora_trainer.progress import Advance
 from lora_trainer.stopping import StopFlag
 from lora_trainer.storage import Storage
 
@@ -27,8 +27,6 @@ _WORTH_SAVING_FROM = frozenset({Reason.ACCESS_DENIED, Reason.OUTPUT_NOT_WRITABLE
 _PROBE = ".lora-write-check"
 _MAX_CONFIG_BYTES = 1 << 20
 _TYPES = {".json": "application/json", ".png": "image/png"}
-
-Advance = Callable[[float, float], None]
 
 
 def check_output(storage: Storage, run_id: str) -> None:
@@ -90,11 +88,16 @@ def publish(
         _release(storage, run_id)
         if not (error.retryable or error.reason in _WORTH_SAVING_FROM):
             raise
-        raise TrainerError(
-            Reason.UPLOAD_FAILED,
-            f"trained and checked, but not stored: {error.message}. The result stays in the "
-            f"workspace ({folder}); another attempt of this run repeats only the upload",
-        ) from error
+        raise not_stored(error, folder) from error
+
+
+def not_stored(error: StorageError, folder: Path) -> TrainerError:
+    """What a storage's fault means once the result is complete: only the upload is repeated."""
+    return TrainerError(
+        Reason.UPLOAD_FAILED,
+        f"trained and checked, but not stored: {error.message}. The result stays in the "
+        f"workspace ({folder}); another attempt of this run repeats only the upload",
+    )
 
 
 def _claim(storage: Storage, folder: Path, run_id: str) -> None:

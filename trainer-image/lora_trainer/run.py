@@ -19,11 +19,11 @@ from lora_trainer.context import Context
 from lora_trainer.dataset import Dataset, build_dataset
 from lora_trainer.disk import sha256_of_file
 from lora_trainer.environment import confine
-from lora_trainer.errors import StorageError, TrainerError
+from lora_trainer.errors import StorageError
 from lora_trainer.fetch import fetch_base_model, fetch_dataset
 from lora_trainer.plan import make_plan, with_identity
 from lora_trainer.progress import ProgressBoard
-from lora_trainer.publish import MODEL, check_output, publish
+from lora_trainer.publish import MODEL, check_output, not_stored, publish
 from lora_trainer.recipes import RECIPES, check_base
 from lora_trainer.stopping import StopFlag
 from lora_trainer.storage import Storage, open_storage
@@ -164,11 +164,7 @@ def _publish(context: Context) -> None:
     except StorageError as error:
         if error.reason not in _OF_THE_ENVIRONMENT:
             raise
-        raise TrainerError(
-            Reason.UPLOAD_FAILED,
-            f"trained and checked, but not stored: {error.message}. The result stays in the "
-            f"workspace ({result}); another attempt of this run repeats only the upload",
-        ) from error
+        raise not_stored(error, result) from error
     try:
         context.workspace.mark(Stage.PUBLISH, {})
     except OSError as error:  # stored is stored; without the marker it is stored once more
