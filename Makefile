@@ -50,7 +50,7 @@ test: lint ## Everything: lint, unit, API server, trainer and cluster tests
 	$(BIN)/pytest tests/unit
 	$(MAKE) install  # first, because on a fresh machine it builds programs and images side by side
 	$(BIN)/pytest tests/api tests/trainer
-	$(MAKE) test-e2e
+	$(BIN)/pytest tests/e2e
 
 test-unit: $(STAMP) ## Rules, builders and other pure code (seconds)
 	$(BIN)/pytest tests/unit

@@ -51,13 +51,17 @@ class HostProvider:
         """Build, start, wait; a cluster that runs is only checked."""
         if os.geteuid() != 0:
             raise ClusterError("NotRoot", "namespaces and mounts need root; run this with sudo.")
-        with locked(self._layout.cache / f"up-{self._layout.name}.lock"):
+        with self._alone():
             record = load_record(self._layout)
             if record and namespaces.is_alive(record):
                 say(f"cluster {self._layout.name!r} is running; checking it")
             else:
                 record = self._start(record)
             self._make_ready(record)
+
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
+        """Nobody else starts or ends this cluster meanwhile."""
+        return locked(self._layout.cache / f"up-{self._layout.name}.lock")
 
     def _start(self, old: Record | None) -> Record:
         packages.ensure(packages.FOR_HOST)
@@ -163,7 +167,7 @@ class HostProvider:
 
     def down(self) -> None:
         """End all processes, then remove what they left; works on wreckage, too."""
-        with locked(self._layout.cache / f"up-{self._layout.name}.lock"):
+        with self._alone():
             self._end()
         say(
             f"cluster {self._layout.name!r} is gone; images and builds stay in {self._layout.cache}"

@@ -1,7 +1,7 @@
 """The operator as a real process against a real API server, nothing between.
 
-A module of its own because each API test of the operator needs the same three parts: the process,
-the API server, and somebody who plays Job controller and kubelet by writing statuses.
+A module of its own because every API test of the operator starts from these two; who plays Job
+controller and kubelet between them is the `stage`.
 """
 
 from __future__ import annotations
