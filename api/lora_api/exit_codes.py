@@ -20,6 +20,7 @@ class ExitCode(IntEnum):
     DIVERGED = 70
     TRANSIENT = 75
     NOT_STORED = 76
+    STALLED = 77
     INTERRUPTED = 143
 
     @property
@@ -38,5 +39,9 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.DIVERGED: "The loss stopped being finite.",
     ExitCode.TRANSIENT: "Storage or network failed for now; finished stages are kept.",
     ExitCode.NOT_STORED: "Trained, but not stored; only the upload is repeated.",
+    ExitCode.STALLED: (
+        "No progress for spec.limits.stallTimeoutSeconds; the log has the stacks of all threads, and "
+        "training goes on from the last checkpoint."
+    ),
     ExitCode.INTERRUPTED: "SIGTERM: a checkpoint was saved; training goes on from it.",
 }

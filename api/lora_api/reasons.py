@@ -19,10 +19,23 @@ class Reason(StrEnum):
     POD_PENDING = "PodPending"
     POD_STARTING = "PodStarting"
     RUNNING = "Running"
+    TRAINING = "Training"
+    VALIDATING = "Validating"
+    UPLOADING = "Uploading"
+    FINISHING = "Finishing"
     STORED = "Stored"
     MEASURED = "Measured"
     NOT_MEASURED = "NotMeasured"
     COMPLETED = "Completed"
+    WORKSPACE_IN_POD = "WorkspaceInPod"
+    NOT_SUSPENDED = "NotSuspended"
+    SETTLED = "Settled"
+    # What the user asked for.
+    SUSPENDING = "Suspending"
+    SUSPENDED = "Suspended"
+    QUEUED = "Queued"
+    CANCELLING = "Cancelling"
+    CANCELLED = "Cancelled"
     # Waiting that somebody can end.
     UNSCHEDULABLE = "Unschedulable"
     IMAGE_PULL_FAILED = "ImagePullFailed"
@@ -38,6 +51,8 @@ class Reason(StrEnum):
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     OUT_OF_MEMORY = "OutOfMemory"
     TRAINER_CRASHED = "TrainerCrashed"
+    STALLED = "Stalled"
+    WORKSPACE_LOST = "WorkspaceLost"
     JOB_VANISHED = "JobVanished"
     RESULT_MISSING = "ResultMissing"
     # Ends told by the trainer.
@@ -76,11 +91,23 @@ MEANINGS: dict[Reason, str] = {
     ),
     Reason.POD_PENDING: "The Job exists; its pod has not been placed on a node yet.",
     Reason.POD_STARTING: "The pod is on a node; its image is pulled or its container starts.",
-    Reason.RUNNING: "The trainer runs.",
+    Reason.RUNNING: "The trainer runs and prepares: data, base model, caches.",
+    Reason.TRAINING: "The trainer does optimiser steps.",
+    Reason.VALIDATING: "The trainer checks the saved LoRA and draws samples.",
+    Reason.UPLOADING: "The trainer stores the result.",
+    Reason.FINISHING: "The trainer is done; its Job closes.",
     Reason.STORED: "The LoRA is in object storage and its digest was checked.",
     Reason.MEASURED: "The held-out loss of base and base + LoRA was measured.",
     Reason.NOT_MEASURED: "No pictures were held out, so nothing was measured.",
     Reason.COMPLETED: "Trained, checked and stored.",
+    Reason.WORKSPACE_IN_POD: "The workspace lies in the pod (spec.workspace.type is Ephemeral).",
+    Reason.NOT_SUSPENDED: "Neither spec.suspend nor a queue holds the run back.",
+    Reason.SETTLED: "Nothing is awaited, or nothing went wrong for good.",
+    Reason.SUSPENDING: "spec.suspend is set; the trainer writes a checkpoint and gives its GPU back.",
+    Reason.SUSPENDED: "spec.suspend is set; the run holds no GPU and goes on where it was.",
+    Reason.QUEUED: "Kueue holds the Job back until its queue has quota for it.",
+    Reason.CANCELLING: "spec.cancel is set; the trainer is being stopped.",
+    Reason.CANCELLED: "spec.cancel ended the run.",
     Reason.UNSCHEDULABLE: "No node has what the pod asks for (GPUs, memory, volume zone).",
     Reason.IMAGE_PULL_FAILED: "The trainer image can't be pulled.",
     Reason.SECRET_NOT_FOUND: "The credentials Secret, or a key in it, does not exist.",
@@ -94,6 +121,8 @@ MEANINGS: dict[Reason, str] = {
     Reason.DEADLINE_EXCEEDED: "spec.limits.activeDeadlineSeconds passed.",
     Reason.OUT_OF_MEMORY: "The container went over spec.resources.memory and was killed.",
     Reason.TRAINER_CRASHED: "The trainer ended without saying why.",
+    Reason.STALLED: "No progress for spec.limits.stallTimeoutSeconds, again and again.",
+    Reason.WORKSPACE_LOST: "The workspace's volume is gone for good.",
     Reason.JOB_VANISHED: "Somebody deleted the run's Job before it ended.",
     Reason.RESULT_MISSING: "The Job succeeded, but its pod and with it the result are gone.",
     Reason.INVALID_JOB: "The job document has missing, unknown or wrong fields.",
