@@ -1,0 +1,202 @@
+"""The operator killed between each two consecutive writes of a run's life; the next one finishes.
+
+A point is the moment after the API server carried out a write and before the operator heard of it.
+That is the hardest moment of the whole stretch until the next write: whatever the process knew dies
+with it, so dying later leaves the same state behind. How many points there are is found by an
+undisturbed life, not written here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from tests.api.interception import Forward, Interceptor, Request, refusal
+from tests.api.operator_process import ApiServer, Object, Operator, eventually
+from tests.api.stage import Stage
+from tests.builders import a_job, a_pod, a_training
+from tests.results import a_good_result
+
+from lora_cluster.light import LightCluster
+from lora_operator.builders.ownership import is_owned_by
+from lora_operator.kube.resources import CLAIMS, JOBS, PODS, TRAININGS
+
+pytestmark = pytest.mark.api
+AT_ONCE = 3
+QUIET_SECONDS = 1.0
+
+
+class Reaper:
+    """The proxy's rule: after its n-th write the operator dies, and another one starts."""
+
+    def __init__(self, operator: Operator, *, deadly: int | None) -> None:
+        self.writes: list[str] = []
+        self.has_struck = False
+        self._operator = operator
+        self._deadly = deadly
+        self._last_at = time.monotonic()
+
+    async def __call__(self, request: Request, forward: Forward) -> web.StreamResponse:
+        if not request.is_write:
+            return await forward()
+        number = len(self.writes)
+        self.writes.append(_label(request))
+        self._last_at = time.monotonic()
+        answer = await forward()
+        if number != self._deadly:
+            return answer
+        await asyncio.to_thread(self._operator.kill)
+        threading.Thread(target=self._succeed, daemon=True).start()
+        return refusal(503, "Dead")  # nobody is there to read it
+
+    def is_quiet(self) -> bool:
+        return time.monotonic() - self._last_at > QUIET_SECONDS
+
+    def _succeed(self) -> None:
+        self._operator.start(wait=False)
+        self.has_struck = True
+
+
+def _label(request: Request) -> str:
+    """What a write is about, the same in every life."""
+    body: Object = json.loads(request.body or b"{}")
+    status: Object = body.get("status", {})
+    reasons = [c["reason"] for c in status.get("conditions", []) if c["type"] == "Running"]
+    about = [body.get("reason"), status.get("phase"), *reasons]
+    return " ".join([str(request), *filter(None, about)])
+
+
+def live(stage: Stage) -> None:
+    """A whole life, in which the first attempt crashes; the test is kubelet and Job controller."""
+    stage.apply()
+    stage.is_in("Pending", "PodPending")
+    stage.bind_claim()
+    eventually(lambda: stage.condition("WorkspaceReady")["status"] == "True", "the claim is bound")
+    first = a_pod().placed()
+    stage.add_pod(first)
+    stage.is_in("Starting")
+    stage.set_pod(first.running())
+    stage.is_in("Starting", "Running")
+    stage.set_pod(first.ended(1, "RuntimeError: boom"))
+    stage.is_in("Pending", "Retrying")
+    second = a_pod().named("anna-train-x2").placed()
+    stage.add_pod(second.running())
+    eventually(lambda: stage.status.get("attempts") == 2, "the second attempt is counted")
+    stage.set_pod(second.ended(0, a_good_result()))
+    eventually(lambda: "artifact" in stage.status, "the artifact is recorded")
+    stage.set_job(a_job().with_failed_pods(1).complete())
+    stage.is_in("Completed")
+
+
+@dataclass(frozen=True)
+class Life:
+    """What is left of a life."""
+
+    deadly: int | None
+    writes: list[str]
+    truth: Object
+    children: dict[str, set[str]]
+    jobs_created: int
+
+    @property
+    def death(self) -> str:
+        """For the message of a failed assertion."""
+        return f"killed after write {self.deadly} of {self.writes}"
+
+
+@dataclass(frozen=True)
+class Theatre:
+    """Where lives are lived, several at once: each in its own namespace, with its own operator."""
+
+    cluster: LightCluster
+    folder: Path
+    api: ApiServer
+
+    def play(self, deadly: int | None = None) -> Life:
+        namespace = self.api.make_namespace(f"ns-{uuid.uuid4().hex[:8]}")
+        folder = self.folder / namespace
+        folder.mkdir()
+        wire = Interceptor(self.cluster.kubeconfig, folder)
+        operator = Operator(wire.kubeconfig, "--no-leader-elect", f"--namespace={namespace}")
+        reaper = wire.rule = Reaper(operator, deadly=deadly)
+        stage = Stage(self.api, a_training().in_namespace(namespace))
+        try:
+            operator.start()
+            live(stage)
+            if deadly is not None:
+                eventually(lambda: reaper.has_struck, f"write {deadly} comes: {reaper.writes}")
+                eventually(lambda: operator.ready, "the next operator is ready")
+            eventually(reaper.is_quiet, "nothing more is written")
+        finally:
+            operator.kill()
+            wire.close()
+        return Life(
+            deadly=deadly,
+            writes=reaper.writes,
+            truth=_truth(stage.status),
+            children=self._children(stage),
+            jobs_created=self._jobs_created(namespace),
+        )
+
+    def _children(self, stage: Stage) -> dict[str, set[str]]:
+        """Names of the children of each kind, all of which must be the run's own."""
+        run = self.api.get(TRAININGS, stage.namespace, stage.name)
+        assert run is not None
+        (job,) = self.api.list(JOBS, stage.namespace)
+        for child, owner in (
+            *((claim, run) for claim in self.api.list(CLAIMS, stage.namespace)),
+            *((pod, job) for pod in self.api.list(PODS, stage.namespace)),
+            (job, run),
+        ):
+            assert is_owned_by(child, owner["metadata"]["uid"]), child["metadata"]["name"]
+        return {
+            kind.plural: {b["metadata"]["name"] for b in self.api.list(kind, stage.namespace)}
+            for kind in (CLAIMS, JOBS, PODS)
+        }
+
+    def _jobs_created(self, namespace: str) -> int:
+        entries = map(json.loads, self.cluster.audit_log.read_text().splitlines())
+        return sum(
+            entry["verb"] == "create"
+            and entry.get("objectRef", {}).get("resource") == "jobs"
+            and entry["objectRef"].get("namespace") == namespace
+            and entry.get("responseStatus", {}).get("code") == 201
+            for entry in entries
+        )
+
+
+def _truth(status: Object) -> Object:
+    """A status without its moments, which differ between any two lives."""
+    told = {
+        name: status.get(name) for name in ("phase", "attempts", "artifact", "failure", "podName")
+    }
+    conditions = {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]}
+    return {**told, "conditions": conditions}
+
+
+@pytest.fixture
+def theatre(light_cluster: LightCluster, tmp_path: Path) -> Theatre:
+    return Theatre(light_cluster, tmp_path, ApiServer(light_cluster.kubeconfig))
+
+
+def test_killed_after_any_write_the_next_operator_ends_at_the_same(theatre: Theatre) -> None:
+    undisturbed = theatre.play()
+    assert undisturbed.jobs_created == 1
+    points = range(len(undisturbed.writes))
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        lives = list(pool.map(theatre.play, points))
+    for life in lives:
+        assert life.truth == undisturbed.truth, life.death
+        assert life.children == undisturbed.children, life.death
+        assert life.jobs_created == 1, life.death
+    # No write of the undisturbed life was spared, whatever a kill let the later ones become.
+    assert set(undisturbed.writes) <= {life.writes[point] for point, life in enumerate(lives)}
+    print(f"{len(lives)} points, {sum(len(life.writes) for life in lives)} writes")
