@@ -36,6 +36,22 @@ class ServerSettings(Document):
     """TCP port; 0 serves nothing."""
 
 
+class JobLimits(Document):
+    """Bounds that the trainer itself keeps."""
+
+    stall_timeout_seconds: Annotated[int, Field(ge=30, le=86_400)] = 600
+    """Seconds without any progress after which the process writes down where its threads are and
+    ends, to be started again from its last checkpoint."""
+
+
+class JobWorkspace(Document):
+    """What the trainer may expect of its workspace folder."""
+
+    ephemeral: bool = False
+    """Whether the folder is lost with the process: checkpoints and the unsent result are then kept
+    in the output's storage, under .workspace/, until the run is done."""
+
+
 class JobDocument(Document):
     """One training job, complete: `lora-trainer run job.json` needs nothing else but storage."""
 
@@ -76,6 +92,16 @@ class JobDocument(Document):
 
     server: ServerSettings = ServerSettings()
     """Where progress is served."""
+
+    limits: JobLimits = JobLimits()
+    """Bounds that the trainer itself keeps."""
+
+    workspace: JobWorkspace = JobWorkspace()
+    """What the trainer may expect of its workspace folder."""
+
+    processes: Annotated[int, Field(ge=1, le=16)] | None = None
+    """Training processes on this machine, each with its GPU. Default: as many as there are GPUs,
+    and one without."""
 
 
 def explain(error: ValidationError) -> str:

@@ -119,7 +119,7 @@ def a_job(folder: Path, *, base: Path, dataset: Path) -> AJob:
         "runId": "run-1",
         "recipe": "sd15",
         "baseModel": {"uri": f"file://{base}"},
-        "dataset": {"uri": f"file://{dataset}", "triggerWord": "zorp"},
+        "dataset": {"uri": f"file://{dataset}", "triggerWord": "zorp", "minFileBytes": 0},
         "network": {"rank": 4, "alpha": 2},
         "optimization": {
             "steps": 4,

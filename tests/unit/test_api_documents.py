@@ -29,7 +29,7 @@ def a_job(**changes: Any) -> dict[str, Any]:  # noqa: ANN401
 
 def test_a_minimal_job_gets_the_usual_defaults() -> None:
     job = JobDocument.model_validate(a_job())
-    assert job.network.rank == 16
+    assert job.network.rank is None  # the recipe decides
     assert job.network.alpha is None
     assert job.optimization.learning_rate == 1e-4
     assert job.checkpoints.keep == 2
@@ -97,6 +97,7 @@ def test_every_reason_has_a_meaning() -> None:
         (ExitCode.CRASHED, True),
         (ExitCode.TRANSIENT, True),
         (ExitCode.NOT_STORED, True),
+        (ExitCode.STALLED, True),
         (ExitCode.INTERRUPTED, True),
     ],
 )

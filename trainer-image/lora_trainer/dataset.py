@@ -14,6 +14,7 @@ from lora_api.job import JobDocument
 from lora_api.reasons import Reason
 from lora_trainer import log
 from lora_trainer.captions import CaptionError, caption_for
+from lora_trainer.crops import Crop, centre_crop
 from lora_trainer.disk import sha256_of_json
 from lora_trainer.errors import TrainerError
 from lora_trainer.fetch import FetchedDataset, is_caption, stem_of
@@ -32,6 +33,9 @@ class Sample:
 
     caption: str
     """Its caption, trigger word included."""
+
+    crop: Crop
+    """What of it is trained on, and at which size."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +74,7 @@ def build_dataset(
     fetched: FetchedDataset,
     job: JobDocument,
     *,
+    resolution: int,
     min_side_pixels: int,
     advance: Callable[[float, float], None],
 ) -> Dataset:
@@ -78,6 +83,7 @@ def build_dataset(
     Args:
         fetched: The files.
         job: The settings.
+        resolution: Side of the training square in pixels.
         min_side_pixels: Shortest side of a picture.
         advance: Told pictures done and pictures in all.
 
@@ -95,6 +101,7 @@ def build_dataset(
             by_stem.get(stem_of(name)),
             folder=fetched.folder,
             trigger_word=job.dataset.trigger_word,
+            resolution=resolution,
             min_side_pixels=min_side_pixels,
             faults=faults,
         )
@@ -169,6 +176,7 @@ def _check(
     *,
     folder: Path,
     trigger_word: str | None,
+    resolution: int,
     min_side_pixels: int,
     faults: list[_Fault],
 ) -> Sample | None:
@@ -187,7 +195,10 @@ def _check(
         return None
     if picture.converted:
         log.info("converted", file=name, what=picture.converted)
-    return Sample(picture=picture, caption=caption)
+    crop = centre_crop(
+        width=picture.width, height=picture.height, to_width=resolution, to_height=resolution
+    )
+    return Sample(picture=picture, caption=caption, crop=crop)
 
 
 def _raise_faults(faults: list[_Fault], total: int) -> None:

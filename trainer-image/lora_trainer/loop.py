@@ -13,12 +13,13 @@ import torch
 
 from lora_api.settings import OptimizationSettings
 from lora_trainer import log
+from lora_trainer.batch import collate
 from lora_trainer.cache import Cache
 from lora_trainer.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from lora_trainer.dataset import Sample
 from lora_trainer.guard import FiniteGuard
 from lora_trainer.progress import ProgressBoard
-from lora_trainer.recipes import Conditioning, Recipe
+from lora_trainer.recipes import LossSettings, Recipe
 from lora_trainer.schedule import batch_at, learning_rate_at, seed_for
 from lora_trainer.stopping import StopFlag
 
@@ -46,6 +47,12 @@ class Trainer:
 
     settings: OptimizationSettings
     """How."""
+
+    learning_rate: float
+    """Highest learning rate."""
+
+    loss_settings: LossSettings
+    """What the job changes about the loss."""
 
     total_steps: int
     """How long."""
@@ -83,7 +90,7 @@ class Trainer:
         """
         optimizer = torch.optim.AdamW(
             self.parameters.values(),
-            lr=self.settings.learning_rate,
+            lr=self.learning_rate,
             weight_decay=self.settings.weight_decay,
             fused=True,
         )
@@ -111,7 +118,7 @@ class Trainer:
         """One optimiser step; returns its loss (None where it was refused) and learning rate."""
         rate = learning_rate_at(
             step,
-            peak=self.settings.learning_rate,
+            peak=self.learning_rate,
             warmup_steps=self.settings.warmup_steps,
             total_steps=self.total_steps,
             course=self.settings.lr_scheduler,
@@ -129,12 +136,19 @@ class Trainer:
         ]
         generator = torch.Generator().manual_seed(seed_for(self.settings.seed, "step", step))
         torch.manual_seed(seed_for(self.settings.seed, "dropout", step))
-        loss = self.recipe.losses(
-            self.denoiser,
-            moments=torch.stack([self.cache.moments(sample) for sample in batch]).to(self.device),
-            text=self._text(batch, generator),
+        dropped = torch.rand(len(batch), generator=generator) < self.caption_dropout
+        inputs = collate(
+            batch,
+            [
+                EMPTY_CAPTION if drop else sample.caption
+                for sample, drop in zip(batch, dropped.tolist(), strict=True)
+            ],
+            self.cache,
             levels=torch.rand(len(batch), generator=generator),
-            generator=generator,
+            device=self.device,
+        )
+        loss = self.recipe.losses(
+            self.denoiser, inputs, settings=self.loss_settings, generator=generator
         ).mean()
         torch.autograd.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm)
@@ -149,16 +163,6 @@ class Trainer:
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return (value if allowed else None), rate
-
-    def _text(self, batch: list[Sample], generator: torch.Generator) -> Conditioning:
-        dropped = torch.rand(len(batch), generator=generator) < self.caption_dropout
-        found = [
-            self.cache.text(EMPTY_CAPTION if drop else sample.caption)
-            for sample, drop in zip(batch, dropped.tolist(), strict=True)
-        ]
-        return {
-            name: torch.stack([one[name] for one in found]).to(self.device) for name in found[0]
-        }
 
     def _resume(self, optimizer: torch.optim.Optimizer) -> tuple[int, FiniteGuard]:
         state = load_checkpoint(self.checkpoints)

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from lora_api.reasons import Reason
-from lora_api.settings import NetworkSettings
 from lora_trainer.errors import TrainerError
 from lora_trainer.schedule import seed_for
 
@@ -53,15 +52,22 @@ def find_layers(model: torch.nn.Module, targets: Sequence[str]) -> list[str]:
 
 
 def attach(
-    model: torch.nn.Module, layers: list[str], network: NetworkSettings, *, alpha: float, seed: int
+    model: torch.nn.Module,
+    layers: list[str],
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    seed: int,
 ) -> dict[str, torch.nn.Parameter]:
     """Put a fresh adapter on the layers; it changes nothing until it is trained.
 
     Args:
         model: The frozen denoiser.
         layers: Full names of the layers.
-        network: Rank and dropout.
+        rank: Of the added matrices.
         alpha: The LoRA's scale.
+        dropout: Share of the LoRA's inputs that is zeroed.
         seed: The run's seed.
 
     Returns:
@@ -71,9 +77,9 @@ def attach(
 
     torch.manual_seed(seed_for(seed, "lora"))
     config = LoraConfig(
-        r=network.rank,
+        r=rank,
         lora_alpha=alpha,
-        lora_dropout=network.dropout,
+        lora_dropout=dropout,
         init_lora_weights="gaussian",
         target_modules=layers,
     )

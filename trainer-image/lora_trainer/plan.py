@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from lora_api.job import JobDocument, explain
 from lora_api.reasons import Reason
-from lora_api.settings import DEFAULT_STEPS
+from lora_api.settings import Optimizer
 from lora_trainer.disk import sha256_of_json
 from lora_trainer.errors import TrainerError
 from lora_trainer.recipes import RECIPES, RecipeDefaults
@@ -32,8 +32,20 @@ class Plan:
     resolution: int
     """Side of the training square in pixels."""
 
+    rank: int
+    """Rank of the LoRA."""
+
     alpha: float
     """Scale of the LoRA; the rank where the job names none."""
+
+    target_modules: tuple[str, ...]
+    """Names, or endings of names, of the layers that get an adapter."""
+
+    learning_rate: float
+    """Highest learning rate."""
+
+    guidance_scale: float
+    """Guidance of the samples."""
 
     min_side_pixels: int
     """Shortest side that a picture may have."""
@@ -70,7 +82,7 @@ class Plan:
         """
         optimization = self.job.optimization
         if optimization.epochs is None:
-            return optimization.steps or DEFAULT_STEPS
+            return optimization.steps or RECIPES[self.job.recipe].steps
         samples = optimization.epochs * training_pictures
         return max(1, -(-samples // optimization.batch_size))
 
@@ -154,14 +166,25 @@ def make_plan(job: JobDocument) -> Plan:
     """Fill in what the recipe decides."""
     defaults: RecipeDefaults = RECIPES[job.recipe]
     resolution = job.optimization.resolution or defaults.resolution
+    rank = job.network.rank or defaults.rank
+    guidance_scale = job.validation.guidance_scale
     shaping = job.model_dump(mode="json", exclude={"server"})
     return Plan(
         job=job,
         resolution=resolution,
-        alpha=float(job.network.alpha or job.network.rank),
-        min_side_pixels=job.dataset.min_side_pixels or resolution,
+        rank=rank,
+        alpha=float(job.network.alpha or rank),
+        target_modules=job.network.target_modules or defaults.target_modules,
+        learning_rate=job.optimization.learning_rate or _learning_rate(job, defaults),
+        guidance_scale=defaults.guidance_scale if guidance_scale is None else guidance_scale,
+        min_side_pixels=(job.dataset.min_side_pixels or min(resolution, defaults.min_side_pixels)),
         key=sha256_of_json(shaping),
     )
+
+
+def _learning_rate(job: JobDocument, defaults: RecipeDefaults) -> float:
+    # Prodigy estimates the rate; what it is given is only a factor on its own.
+    return 1.0 if job.optimization.optimizer is Optimizer.PRODIGY else defaults.learning_rate
 
 
 def _recipe_fault(value: object) -> list[str]:

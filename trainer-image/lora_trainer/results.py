@@ -129,7 +129,8 @@ def _draw(session: Session, denoiser: torch.nn.Module, drawn: list[Drawn]) -> No
         denoiser,
         drawn,
         session.cache,
-        settings=context.plan.job.validation,
+        sampling_steps=context.plan.job.validation.sampling_steps,
+        guidance_scale=context.plan.guidance_scale,
         resolution=context.plan.resolution,
         board=context.board,
         stop=context.stop,
@@ -164,7 +165,7 @@ def _write_sheet(session: Session, drawn: list[Drawn], score: ValidationStatus) 
     job = session.context.plan.job
     parts = [
         job.recipe,
-        f"rank {job.network.rank}",
+        f"rank {session.context.plan.rank}",
         f"{session.total_steps} steps",
         f"batch {job.optimization.batch_size}",
     ]

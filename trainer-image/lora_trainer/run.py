@@ -100,7 +100,7 @@ def _make_result(context: Context) -> None:
     plan, board, workspace = context.plan, context.board, context.workspace
     _import_ahead(plan.job.recipe)
     board.enter(Stage.FETCH)
-    storage = open_storage(plan.job.dataset.uri, field="dataset.uri", stop=context.stop)
+    storage = open_storage(plan.job.dataset.places[0], field="dataset.uri", stop=context.stop)
     source = open_storage(plan.job.base_model.uri, field="baseModel.uri", stop=context.stop)
     dataset = _read_dataset(context, storage)
     board.enter(Stage.LOAD)
@@ -140,7 +140,11 @@ def _read_dataset(context: Context, storage: Storage) -> Dataset:
     log.info("fetched", files=len(fetched.names), uri=plan.job.dataset.uri)
     board.enter(Stage.VALIDATE)
     dataset = build_dataset(
-        fetched, plan.job, min_side_pixels=plan.min_side_pixels, advance=board.advance
+        fetched,
+        plan.job,
+        resolution=plan.resolution,
+        min_side_pixels=plan.min_side_pixels,
+        advance=board.advance,
     )
     log.info("dataset", pictures=len(dataset.samples), digest=dataset.digest)
     return dataset

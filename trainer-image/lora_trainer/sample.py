@@ -72,7 +72,8 @@ def draw_samples(
     drawn: list[Drawn],
     cache: Cache,
     *,
-    settings: ValidationSettings,
+    sampling_steps: int,
+    guidance_scale: float,
     resolution: int,
     board: ProgressBoard,
     stop: StopFlag,
@@ -86,7 +87,8 @@ def draw_samples(
         denoiser: Has the LoRA active.
         drawn: What to draw.
         cache: Holds the prompts' embeddings.
-        settings: Denoising steps and guidance.
+        sampling_steps: Denoising steps per picture.
+        guidance_scale: Of the family's guidance.
         resolution: Side in pixels.
         board: Told of every prompt.
         stop: A stop ends it between two prompts.
@@ -100,8 +102,8 @@ def draw_samples(
                 empty=cache.text(""),
                 seeds=[pair.seed for pair in pairs],
                 resolution=resolution,
-                steps=settings.sampling_steps,
-                guidance_scale=settings.guidance_scale,
+                steps=sampling_steps,
+                guidance_scale=guidance_scale,
             )
         except Exception as error:
             if len(pairs) == 1 or not is_out_of_memory(error):

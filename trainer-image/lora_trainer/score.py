@@ -9,12 +9,13 @@ import torch
 from lora_api.base import MAX_LOSS
 from lora_api.reasons import Reason
 from lora_api.status import ValidationStatus
+from lora_trainer.batch import collate
 from lora_trainer.cache import Cache
 from lora_trainer.dataset import Sample
 from lora_trainer.errors import TrainerError
 from lora_trainer.guard import is_loss
 from lora_trainer.lora import base_only
-from lora_trainer.recipes import Recipe
+from lora_trainer.recipes import LossSettings, Recipe
 from lora_trainer.schedule import seed_for
 from lora_trainer.stopping import StopFlag
 
@@ -95,19 +96,9 @@ def _loss(
     total = 0.0
     for first in range(0, _LEVELS_PER_PICTURE, _BATCH):
         levels = (torch.arange(first, first + _BATCH) + 0.5) / _LEVELS_PER_PICTURE
-        losses = recipe.losses(
-            denoiser,
-            moments=_repeat(cache.moments(sample), _BATCH).to(device),
-            text={
-                name: _repeat(value, _BATCH).to(device)
-                for name, value in cache.text(sample.caption).items()
-            },
-            levels=levels,
-            generator=generator,
+        batch = collate(
+            [sample] * _BATCH, [sample.caption] * _BATCH, cache, levels=levels, device=device
         )
+        losses = recipe.losses(denoiser, batch, settings=LossSettings(), generator=generator)
         total += float(losses.sum())
     return total / _LEVELS_PER_PICTURE
-
-
-def _repeat(tensor: torch.Tensor, count: int) -> torch.Tensor:
-    return tensor.expand(count, *tensor.shape)

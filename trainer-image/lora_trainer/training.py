@@ -21,7 +21,7 @@ from lora_trainer.environment import threads
 from lora_trainer.errors import TrainerError
 from lora_trainer.loop import EMPTY_CAPTION, Trainer
 from lora_trainer.lora import attach, find_layers
-from lora_trainer.recipes import Recipe, load_recipe
+from lora_trainer.recipes import LossSettings, Recipe, load_recipe
 from lora_trainer.report import Facts
 
 _DTYPES = {
@@ -99,7 +99,7 @@ def open_session(context: Context, dataset: Dataset, base: BaseModel) -> Session
     plan, job = context.plan, context.plan.job
     recipe = load_recipe(job.recipe, base)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    layers = find_layers(recipe.skeleton(), job.network.target_modules)
+    layers = find_layers(recipe.skeleton(), plan.target_modules)
     session = Session(
         context=context,
         dataset=dataset,
@@ -152,8 +152,9 @@ def train(session: Session) -> None:
     parameters = attach(
         denoiser,
         session.layers,
-        job.network,
+        rank=context.plan.rank,
         alpha=context.plan.alpha,
+        dropout=job.network.dropout,
         seed=job.optimization.seed,
     )
     context.stop.check("loading the base model")
@@ -164,6 +165,12 @@ def train(session: Session) -> None:
         samples=session.dataset.training,
         cache=session.cache,
         settings=job.optimization,
+        learning_rate=context.plan.learning_rate,
+        loss_settings=LossSettings(
+            min_snr_gamma=job.optimization.min_snr_gamma,
+            noise_offset=job.optimization.noise_offset,
+            timestep_shift=job.optimization.timestep_shift,
+        ),
         total_steps=session.total_steps,
         caption_dropout=job.dataset.caption_dropout,
         checkpoints=context.workspace.checkpoints(session.inputs),

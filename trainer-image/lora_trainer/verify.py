@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 
 from lora_api.reasons import Reason
+from lora_trainer.batch import collate
 from lora_trainer.cache import Cache
 from lora_trainer.dataset import Sample
 from lora_trainer.errors import TrainerError
 from lora_trainer.lora import RELOADED, TRAINED, activate, read_weights
-from lora_trainer.recipes import Recipe
+from lora_trainer.recipes import LossSettings, Recipe
 
 # Noise levels at which both adapters must predict the same.
 _LEVELS = (0.1, 0.5, 0.9)
@@ -74,20 +75,15 @@ def _predict(
     device: torch.device,
 ) -> torch.Tensor:
     count = len(_LEVELS)
-    return recipe.losses(
-        denoiser,
-        moments=_repeat(cache.moments(sample), count).to(device),
-        text={
-            name: _repeat(value, count).to(device)
-            for name, value in cache.text(sample.caption).items()
-        },
+    batch = collate(
+        [sample] * count,
+        [sample.caption] * count,
+        cache,
         levels=torch.tensor(_LEVELS),
-        generator=torch.Generator().manual_seed(0),
+        device=device,
     )
-
-
-def _repeat(tensor: torch.Tensor, count: int) -> torch.Tensor:
-    return tensor.expand(count, *tensor.shape)
+    generator = torch.Generator().manual_seed(0)
+    return recipe.losses(denoiser, batch, settings=LossSettings(), generator=generator)
 
 
 def _mismatch(path: Path, what: str) -> TrainerError:

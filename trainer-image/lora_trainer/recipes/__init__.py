@@ -31,6 +31,27 @@ class RecipeDefaults:
     resolution: int
     """Side of the training square in pixels, where the job names none."""
 
+    rank: int
+    """Rank, where the job names none."""
+
+    steps: int
+    """Optimiser steps, where the job names neither steps nor epochs."""
+
+    learning_rate: float
+    """Highest learning rate, where the job names none."""
+
+    target_modules: tuple[str, ...]
+    """Layers that get an adapter, where the job names none."""
+
+    guidance_scale: float
+    """Guidance of the samples, where the job names none."""
+
+    min_side_pixels: int
+    """Shortest side of a picture that makes sense for the family."""
+
+    bucket_step: int
+    """Width and height of a training picture are multiples of this, in pixels."""
+
     components: tuple[str, ...]
     """Folders of the base model that are needed, in diffusers layout."""
 
@@ -48,12 +69,53 @@ RECIPES: Mapping[str, RecipeDefaults] = {
     "sd15": RecipeDefaults(
         module="lora_trainer.recipes.sd15",
         resolution=512,
+        rank=16,
+        steps=1000,
+        learning_rate=1.0e-4,
+        target_modules=("to_q", "to_k", "to_v", "to_out.0"),
+        guidance_scale=7.5,
+        min_side_pixels=512,
+        bucket_step=64,
         components=("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
         weightless=frozenset({"tokenizer", "scheduler"}),
         base_version="sd_v1",
         architecture="stable-diffusion-v1/lora",
     ),
 }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """What one loss is computed from; all samples of it have the same shape."""
+
+    moments: "torch.Tensor"
+    """[batch, 2 * channels, h, w], or [batch, 2 * channels, frames, h, w] for video: means and log
+    variances from the picture encoder, in float32 on the denoiser's device."""
+
+    text: Conditioning
+    """Conditioning, stacked along a batch axis, on the denoiser's device."""
+
+    geometry: "torch.Tensor"
+    """[batch, 6] int64 on the CPU, in pixels: height and width of the picture when it was scaled
+    (before the crop), top and left of the crop, height and width of the crop."""
+
+    levels: "torch.Tensor"
+    """[batch] in 0..1 on the CPU; how noisy each sample is made, evenly distributed before a
+    recipe shifts them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossSettings:
+    """What a job may change about the loss; a recipe refuses what has no meaning for it."""
+
+    min_snr_gamma: float | None = None
+    """Weight of the noise levels; None weighs all the same."""
+
+    noise_offset: float = 0.0
+    """Strength of noise that is constant over a picture."""
+
+    timestep_shift: float | None = None
+    """Shift of flow matching's noise levels; None takes the recipe's."""
 
 
 class PictureEncoder(Protocol):
@@ -63,10 +125,11 @@ class PictureEncoder(Protocol):
         """Moments of the latents' distribution, so that each step can draw anew.
 
         Args:
-            pixels: [batch, 3, height, width] in -1..1.
+            pixels: [batch, 3, height, width] in -1..1, or [batch, 3, frames, height, width].
 
         Returns:
-            [batch, 2 * channels, height / f, width / f]: means, then log variances.
+            [batch, 2 * channels, height / f, width / f], for video with an axis of latent frames
+            before the height: means, then log variances.
         """
 
 
@@ -120,19 +183,17 @@ class Recipe(Protocol):
     def losses(
         self,
         denoiser: "torch.nn.Module",
+        batch: Batch,
         *,
-        moments: "torch.Tensor",
-        text: Conditioning,
-        levels: "torch.Tensor",
+        settings: LossSettings,
         generator: "torch.Generator",
     ) -> "torch.Tensor":
         """Denoising loss of each sample.
 
         Args:
             denoiser: The model, adapters included.
-            moments: [batch, 2 * channels, h, w] from the picture encoder.
-            text: Conditioning, stacked along a batch axis.
-            levels: [batch] in 0..1; how noisy each sample is made, evenly distributed.
+            batch: Latents, text and noise levels.
+            settings: What the job changes about the loss.
             generator: On the CPU; the only source of randomness, so that a step can be repeated.
 
         Returns:

@@ -25,7 +25,15 @@ from lora_api.reasons import Reason
 from lora_trainer.basemodel import BaseModel
 from lora_trainer.errors import TrainerError
 from lora_trainer.kohya import kohya_keys
-from lora_trainer.recipes import Conditioning, PictureEncoder, Recipe, Sampler, TextEncoder
+from lora_trainer.recipes import (
+    Batch,
+    Conditioning,
+    LossSettings,
+    PictureEncoder,
+    Recipe,
+    Sampler,
+    TextEncoder,
+)
 
 
 def check(base: BaseModel) -> None:
@@ -73,23 +81,22 @@ class StableDiffusion15:
     def losses(
         self,
         denoiser: torch.nn.Module,
+        batch: Batch,
         *,
-        moments: torch.Tensor,
-        text: Conditioning,
-        levels: torch.Tensor,
+        settings: LossSettings,
         generator: torch.Generator,
     ) -> torch.Tensor:
         """Mean squared error of the predicted noise (or velocity) of each sample."""
         unet: Any = denoiser
-        latents = _draw(moments, generator) * self._scaling_factor
+        latents = _draw(batch.moments, generator) * self._scaling_factor
         device = latents.device
         noise = torch.randn(latents.shape, generator=generator).to(device)
-        steps = (levels * self._levels).long().clamp_(0, self._levels - 1).to(device)
+        steps = (batch.levels * self._levels).long().clamp_(0, self._levels - 1).to(device)
         noisy = self._schedule.add_noise(latents, noise, steps)
         predicted = unet(
             noisy.to(unet.dtype),
             steps,
-            encoder_hidden_states=text["hidden_states"].to(unet.dtype),
+            encoder_hidden_states=batch.text["hidden_states"].to(unet.dtype),
             return_dict=False,
         )[0]
         velocity = self._schedule.config.prediction_type == "v_prediction"

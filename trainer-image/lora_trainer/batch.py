@@ -1,0 +1,39 @@
+"""From samples and cache entries to the tensors of one loss.
+
+A module of its own because training, scoring and the reload check must ask the model the same
+way, or their figures could not be compared.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from lora_trainer.cache import Cache
+from lora_trainer.dataset import Sample
+from lora_trainer.recipes import Batch
+
+
+def collate(
+    samples: Sequence[Sample],
+    captions: Sequence[str],
+    cache: Cache,
+    *,
+    levels: torch.Tensor,
+    device: torch.device,
+) -> Batch:
+    """The batch of some samples.
+
+    Args:
+        samples: Pictures or clips whose crops have the same shape.
+        captions: What each is trained with, which may be empty.
+        cache: Holds latents and embeddings.
+        levels: [batch] in 0..1.
+        device: Where the denoiser is.
+    """
+    texts = [cache.text(caption) for caption in captions]
+    return Batch(
+        moments=torch.stack([cache.moments(sample) for sample in samples]).to(device),
+        text={name: torch.stack([one[name] for one in texts]).to(device) for name in texts[0]},
+        geometry=torch.tensor([sample.crop.geometry for sample in samples]),
+        levels=levels,
+    )
