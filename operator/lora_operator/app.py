@@ -10,6 +10,7 @@ import logging
 import signal
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -19,10 +20,10 @@ from lora_operator.api_watch import ApiWatch
 from lora_operator.cache import Cache
 from lora_operator.errors import ApiError, OperatorError
 from lora_operator.feed import Feed
-from lora_operator.kube.client import KubeClient
+from lora_operator.kube.client import KubeClient, no_guard
 from lora_operator.kube.credentials import Connection, connect
 from lora_operator.kube.resources import TRAININGS, watched_paths
-from lora_operator.leader import Elector
+from lora_operator.leader import Elector, LeaseTimes
 from lora_operator.logs import log
 from lora_operator.metrics import Metrics
 from lora_operator.puller import ProgressPuller
@@ -46,7 +47,8 @@ async def run(settings: Settings) -> int:
         Exit status: 0 after SIGTERM or SIGINT, 1 where the process can't go on.
     """
     try:
-        connection = connect()
+        agent = f"lora-operator/{settings.identity}"
+        connection = replace(connect(), user_agent=agent)
     except OperatorError as error:
         log("can't start", level=logging.ERROR, reason=error.reason, message=error.message)
         return 1
@@ -79,17 +81,23 @@ class App:
 
         self._session = connection.session(ApiWatch(metrics=metrics))
         self._pod_session = aiohttp.ClientSession(headers={"User-Agent": "lora-operator"})
-        lease_client = KubeClient(session=self._session, server=connection.server)
+        times = LeaseTimes()
         self._elector = Elector(
-            client=lease_client,
+            client=KubeClient(
+                session=self._session,
+                server=connection.server,
+                timeout_seconds=times.answer_within,
+            ),
+            times=times,
             namespace=settings.lease_namespace or connection.namespace,
             name=settings.lease_name,
             identity=settings.identity,
         )
         metrics.registry.register(RunCollector(cache, leads=lambda: self._is_leading))
-        guard = self._elector.guard if settings.leader_elect else lambda: None
         self._client = client = KubeClient(
-            session=self._session, server=connection.server, guard=guard
+            session=self._session,
+            server=connection.server,
+            guard=self._elector.guard if settings.leader_elect else no_guard,
         )
         self._sweeper = Sweeper(
             client=client,
@@ -123,6 +131,7 @@ class App:
             writer=StatusWriter(client=client, identity=settings.identity),
             metrics=metrics,
             progress_of=self._puller.progress_of,
+            moved_at=self._puller.moved_at,
         )
         self._workers = Workers(
             queue=self._queue,

@@ -24,19 +24,33 @@ from lora_operator.kube.resources import LEASES
 from lora_operator.logs import log
 
 
+def since_boot() -> float:
+    """Seconds of a clock that nobody sets.
+
+    Where the system has one, a clock that goes on while the machine sleeps: a virtual machine that
+    was suspended must not believe that its Lease is fresh.
+    """
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.clock_gettime(clock)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseTimes:
     """The clockwork of the election, in seconds."""
 
-    duration: float = 15.0
+    duration: float = 10.0
     """How long others wait after the last renewal that they saw."""
 
-    renew_every: float = 5.0
+    renew_every: float = 3.0
     """How often the holder renews: the only write of an idle operator."""
 
-    give_up_after: float = 11.0
-    """How long after its last renewal the holder still writes; less than `duration`, so that it
-    has stopped before anybody else begins."""
+    give_up_after: float = 7.0
+    """How long after its last renewal the holder still begins writes. The rest of `duration` is
+    what a write that has begun may take: it is given up before anybody else begins."""
+
+    answer_within: float = 2.0
+    """How long one request about the Lease may take, so that a connection that fell silent leaves
+    time for another try."""
 
     poll_every: float = 1.0
     """How often a standby looks."""
@@ -53,7 +67,7 @@ class Elector:
         name: str,
         identity: str,
         times: LeaseTimes = LeaseTimes(),
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = since_boot,
     ) -> None:
         """Use a client whose guard is not this elector's own."""
         self._client = client
@@ -70,14 +84,20 @@ class Elector:
         """Whether this replica may write now."""
         return self._clock() < self._valid_until
 
-    def guard(self) -> None:
+    def guard(self) -> float:
         """Raise where this replica may not write.
+
+        Returns:
+            Seconds after which a write that begins now must be given up, because somebody else
+            may lead from then on.
 
         Raises:
             NotLeaderError: The Lease is not held, or was not renewed in time.
         """
-        if not self.leads:
+        left = self._valid_until - self._clock()
+        if left <= 0:
             raise NotLeaderError("This replica does not hold the Lease, so it does not write.")
+        return left + self._times.duration - self._times.give_up_after
 
     async def acquire(self) -> None:
         """Wait until the Lease is ours."""
@@ -103,7 +123,7 @@ class Elector:
             LeadershipLostError: Somebody else holds the Lease, or it could not be renewed.
         """
         while True:
-            await asyncio.sleep(self._times.renew_every if self._renewed_lately() else 1.0)
+            await asyncio.sleep(self._times.renew_every if self._renewed_lately() else 0.5)
             try:
                 if not await self._take(self._lease):
                     break

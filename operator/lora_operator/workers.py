@@ -16,7 +16,7 @@ from lora_operator.state.keys import Key
 from lora_operator.workqueue import WorkQueue
 
 # A write in flight gets this long when the process is told to stop.
-FINISH_SECONDS = 5.0
+FINISH_SECONDS = 2.0
 
 
 class Workers:

@@ -18,7 +18,7 @@ from lora_operator.errors import (
     RefusedError,
     UnavailableError,
 )
-from lora_operator.kube.resources import Resource
+from lora_operator.kube.resources import PODS, Resource
 
 Object = dict[str, Any]
 
@@ -26,6 +26,11 @@ TIMEOUT_SECONDS = 15.0
 PAGE_SIZE = 500
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 MERGE_PATCH = "application/merge-patch+json"
+
+
+def no_guard() -> float:
+    """Where nobody else can lead, a write takes as long as any request may."""
+    return TIMEOUT_SECONDS
 
 
 class KubeClient:
@@ -36,18 +41,22 @@ class KubeClient:
         *,
         session: aiohttp.ClientSession,
         server: str,
-        guard: Callable[[], None] = lambda: None,
+        guard: Callable[[], float] = no_guard,
+        timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
         """Use an authorised session.
 
         Args:
             session: Carries credentials by itself.
             server: Base URL of the API server.
-            guard: Raises where this process may not write (it lost the Lease).
+            guard: Raises where this process may not write (it lost the Lease); otherwise says how
+                many seconds a write may take.
+            timeout_seconds: How long any other request may take.
         """
         self._session = session
         self._server = server
         self._guard = guard
+        self._timeout_seconds = timeout_seconds
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Object:
         """Read one object, live."""
@@ -55,16 +64,53 @@ class KubeClient:
 
     async def create(self, resource: Resource, namespace: str, body: Object) -> Object:
         """Create an object and return it as stored."""
-        self._guard()
-        return await self._request("POST", resource.path(namespace), body=body)
+        limit = self._guard()
+        return await self._request("POST", resource.path(namespace), body=body, limit=limit)
 
     async def patch_status(
         self, resource: Resource, namespace: str, name: str, body: Object
     ) -> Object:
         """Merge-patch the status subresource; `metadata.resourceVersion` in it is compared."""
-        self._guard()
+        limit = self._guard()
         path = resource.path(namespace, name, "status")
-        return await self._request("PATCH", path, body=body, content_type=MERGE_PATCH)
+        return await self._request("PATCH", path, body=body, content_type=MERGE_PATCH, limit=limit)
+
+    async def patch(self, resource: Resource, namespace: str, name: str, body: Object) -> Object:
+        """Merge-patch an object; `metadata.uid` in it is compared."""
+        limit = self._guard()
+        path = resource.path(namespace, name)
+        return await self._request("PATCH", path, body=body, content_type=MERGE_PATCH, limit=limit)
+
+    async def delete(
+        self, resource: Resource, namespace: str, name: str, *, uid: str, propagation: str
+    ) -> None:
+        """Begin the deletion of this very object.
+
+        Raises:
+            NotFoundError: It is gone.
+            ConflictError: Another object has its name by now.
+        """
+        limit = self._guard()
+        options = {"preconditions": {"uid": uid}, "propagationPolicy": propagation}
+        await self._request("DELETE", resource.path(namespace, name), body=options, limit=limit)
+
+    async def evict(self, namespace: str, name: str, *, uid: str) -> None:
+        """Begin the eviction of this very pod: a deletion that its Job does not call a failure.
+
+        Raises:
+            NotFoundError: It is gone.
+            ConflictError: Another pod has its name by now.
+            UnavailableError: A disruption budget protects it (status 429).
+        """
+        limit = self._guard()
+        body = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": name, "namespace": namespace},
+            "deleteOptions": {"preconditions": {"uid": uid}},
+        }
+        path = PODS.path(namespace, name, "eviction")
+        await self._request("POST", path, body=body, limit=limit)
 
     async def replace_unguarded(self, resource: Resource, namespace: str, body: Object) -> Object:
         """Replace an object whoever leads; for the Lease itself, whose version is the guard."""
@@ -119,6 +165,7 @@ class KubeClient:
         body: Object | None = None,
         content_type: str = "application/json",
         accept: str = "application/json",
+        limit: float = TIMEOUT_SECONDS,
     ) -> Object:
         try:
             async with self._session.request(
@@ -127,7 +174,7 @@ class KubeClient:
                 params=params,
                 data=None if body is None else json.dumps(body),
                 headers={"Content-Type": content_type, "Accept": accept},
-                timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
+                timeout=aiohttp.ClientTimeout(total=min(limit, self._timeout_seconds)),
             ) as response:
                 content = await response.read()
                 if response.status >= 400:

@@ -45,6 +45,9 @@ class Connection:
     headers: Callable[[], dict[str, str]]
     """Authorization header as it is valid now."""
 
+    user_agent: str = "lora-operator"
+    """How the API server's audit log names us."""
+
     def session(self, *middlewares: Middleware) -> aiohttp.ClientSession:
         """A new HTTP session; each request carries credentials that are valid at that time.
 
@@ -61,7 +64,7 @@ class Connection:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=self.ssl_context),
             middlewares=(*middlewares, authorise),
-            headers={"User-Agent": "lora-operator"},
+            headers={"User-Agent": self.user_agent},
         )
 
 

@@ -44,6 +44,7 @@ JOBS = Resource(group="batch", version="v1", plural="jobs")
 PODS = Resource(group="", version="v1", plural="pods")
 CLAIMS = Resource(group="", version="v1", plural="persistentvolumeclaims")
 EVENTS = Resource(group="", version="v1", plural="events")
+WORKLOADS = Resource(group="kueue.x-k8s.io", version="v1beta1", plural="workloads")
 LEASES = Resource(group="coordination.k8s.io", version="v1", plural="leases")
 
 CHILDREN = (JOBS, PODS, CLAIMS)
