@@ -4,7 +4,7 @@ A module of its own because the numbers are wanted in three places that must agr
 are cut, where a family is told of the cut (SDXL), and in the report.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +40,10 @@ class Crop:
             self.height,
             self.width,
         )
+
+    def mirrored(self) -> "Crop":
+        """The same part of the picture's mirror image."""
+        return replace(self, left=self.scaled_width - self.left - self.width)
 
 
 def centre_crop(*, width: int, height: int, to_width: int, to_height: int) -> Crop:

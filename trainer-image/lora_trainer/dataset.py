@@ -7,7 +7,7 @@ view of the whole.
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lora_api.job import JobDocument
@@ -17,6 +17,7 @@ from lora_trainer.captions import CaptionError, caption_for
 from lora_trainer.crops import Crop, centre_crop
 from lora_trainer.disk import sha256_of_json
 from lora_trainer.errors import TrainerError
+from lora_trainer.faults import FileFault
 from lora_trainer.fetch import FetchedDataset, is_caption, stem_of
 from lora_trainer.pictures import Picture, PictureError, check_picture
 
@@ -37,6 +38,46 @@ class Sample:
     crop: Crop
     """What of it is trained on, and at which size."""
 
+    shuffled: tuple[str, ...] = ()
+    """The caption with its parts in other orders; empty where captions are not shuffled."""
+
+    may_flip: bool = False
+    """Whether its mirror image is trained on too."""
+
+    mirrored: bool = False
+    """Whether this is the mirror image."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Frames, height and width of the pixels; samples of one shape fit in one batch."""
+        return (self.picture.frames, self.crop.height, self.crop.width)
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """All wordings that training may ask for, the given one first."""
+        return (self.caption, *self.shuffled)
+
+    @property
+    def sights(self) -> "tuple[Sample, ...]":
+        """All that training may ask latents for: the sample, and its mirror image if allowed."""
+        if not self.may_flip:
+            return (self,)
+        mirror = replace(self, crop=self.crop.mirrored(), may_flip=False, mirrored=True)
+        return (replace(self, may_flip=False), mirror)
+
+    def variant(self, number: int) -> "Sample":
+        """One of the ways in which a step may see the sample.
+
+        Args:
+            number: At random, at least 0; the same number gives the same wording and side.
+
+        Returns:
+            A sample that has one caption, and is mirrored or not.
+        """
+        sights, captions = self.sights, self.captions
+        side, order = number % len(sights), number // len(sights) % len(captions)
+        return replace(sights[side], caption=captions[order], shuffled=())
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dataset:
@@ -54,20 +95,21 @@ class Dataset:
     warnings: list[str]
     """What a person should know: duplicates, captions without a picture."""
 
+    repeats: int = 1
+    """Times that each training sample is seen in an epoch."""
+
+    skipped: tuple[FileFault, ...] = ()
+    """Files that were left out because they can't be used, and why."""
+
     @property
     def samples(self) -> list[Sample]:
         """All samples, training first."""
         return [*self.training, *self.held_out]
 
-
-@dataclass(frozen=True, slots=True)
-class _Fault:
-    name: str
-    text: str
-    is_caption: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.text}"
+    @property
+    def epoch(self) -> list[Sample]:
+        """What one pass over the dataset sees: each training sample, `repeats` times."""
+        return self.training * self.repeats
 
 
 def build_dataset(
@@ -92,7 +134,7 @@ def build_dataset(
             names all files that are at fault.
     """
     names = [name for name in fetched.names if not is_caption(name)]
-    faults = [_Fault(name, "is larger than 64 MiB") for name in fetched.oversized]
+    faults = [FileFault(name=name, text="is larger than 64 MiB") for name in fetched.oversized]
     by_stem = _captions_by_stem(fetched, faults)
     samples: list[Sample] = []
     for index, name in enumerate(names):
@@ -160,13 +202,15 @@ def split(samples: list[Sample], count: int, seed: int) -> tuple[list[Sample], l
     )
 
 
-def _captions_by_stem(fetched: FetchedDataset, faults: list[_Fault]) -> dict[str, str]:
+def _captions_by_stem(fetched: FetchedDataset, faults: list[FileFault]) -> dict[str, str]:
     """Each picture's caption file; of two (a.txt and a.TXT) nobody can say which is meant."""
     by_stem: dict[str, str] = {}
     for name in filter(is_caption, fetched.names):
         first = by_stem.setdefault(stem_of(name), name)
         if first != name:
-            faults.append(_Fault(name, f"is a second caption beside {first}", is_caption=True))
+            faults.append(
+                FileFault(name=name, text=f"is a second caption beside {first}", is_caption=True)
+            )
     return by_stem
 
 
@@ -178,7 +222,7 @@ def _check(
     trigger_word: str | None,
     resolution: int,
     min_side_pixels: int,
-    faults: list[_Fault],
+    faults: list[FileFault],
 ) -> Sample | None:
     """Check one picture and its caption; what is wrong with either is added to the faults."""
     caption, picture = None, None
@@ -186,11 +230,11 @@ def _check(
         path = folder / caption_name if caption_name else None
         caption = caption_for(path, trigger_word=trigger_word)
     except CaptionError as fault:
-        faults.append(_Fault(caption_name or name, str(fault), is_caption=True))
+        faults.append(FileFault(name=caption_name or name, text=str(fault), is_caption=True))
     try:
         picture = check_picture(folder / name, name=name, min_side_pixels=min_side_pixels)
     except PictureError as fault:
-        faults.append(_Fault(name, str(fault)))
+        faults.append(FileFault(name=name, text=str(fault)))
     if caption is None or picture is None:
         return None
     if picture.converted:
@@ -201,7 +245,7 @@ def _check(
     return Sample(picture=picture, caption=caption, crop=crop)
 
 
-def _raise_faults(faults: list[_Fault], total: int) -> None:
+def _raise_faults(faults: list[FileFault], total: int) -> None:
     if not faults:
         return
     for fault in faults:

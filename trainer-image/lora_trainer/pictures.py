@@ -46,6 +46,9 @@ class Picture:
     converted: str | None
     """What had to be converted (alpha, CMYK, 16 bit), for the report; None where nothing had."""
 
+    frames: int = 1
+    """Frames that are trained on; 1 for a still picture."""
+
 
 def check_picture(path: Path, *, name: str, min_side_pixels: int) -> Picture:
     """Decode a file wholly and check it.
