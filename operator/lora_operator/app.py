@@ -131,7 +131,6 @@ class App:
             writer=StatusWriter(client=client, identity=settings.identity),
             metrics=metrics,
             progress_of=self._puller.progress_of,
-            moved_at=self._puller.moved_at,
         )
         self._workers = Workers(
             queue=self._queue,
