@@ -82,11 +82,12 @@ def as_trainer_error(error: BaseException, *, workspace: str) -> TrainerError | 
     """
     if isinstance(error, TrainerError):
         return error
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if is_out_of_space(error):
+        name = getattr(error, "filename", None)
         return TrainerError(
             Reason.WORKSPACE_FULL,
             f"the workspace {workspace} has no room left"
-            f"{f' for {error.filename}' if error.filename else ''}; give it more space "
+            f"{f' for {name}' if name else ''}; give it more space "
             "(workspace.size of a LoRATraining)",
         )
     if isinstance(error, OSError) and error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
@@ -107,3 +108,8 @@ def as_trainer_error(error: BaseException, *, workspace: str) -> TrainerError | 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the device's memory was too small; by name, so that asking imports no torch."""
     return type(error).__name__ == "OutOfMemoryError" or "out of memory" in str(error).lower()[:200]
+
+
+def is_out_of_space(error: BaseException) -> bool:
+    """Whether the disk, or this user's share of it, was too small."""
+    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}

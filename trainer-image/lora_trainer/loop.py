@@ -6,7 +6,7 @@ A module of its own, and short, because each concern beside it is one too: what 
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from lora_trainer.cache import Cache
 from lora_trainer.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from lora_trainer.dataset import Sample
 from lora_trainer.guard import FiniteGuard
+from lora_trainer.observers import LoopObserver, Observers
 from lora_trainer.progress import ProgressBoard
 from lora_trainer.recipes import LossSettings, Recipe
 from lora_trainer.schedule import batch_at, learning_rate_at, seed_for
@@ -78,6 +79,9 @@ class Trainer:
     stop: StopFlag
     """Looked at before every step."""
 
+    observer: LoopObserver = field(default_factory=Observers)
+    """Told of steps and checkpoints; by one process of several."""
+
     on_first_step: Callable[[], None] = lambda: None
     """Called once, after the first optimiser step of this attempt."""
 
@@ -96,6 +100,7 @@ class Trainer:
         )
         first, guard = self._resume(optimizer)
         self.board.expect(self.total_steps, done=first)
+        self.observer.began(first)
         self.denoiser.train()
         for step in range(first, self.total_steps):
             if self.stop.requested:
@@ -106,6 +111,7 @@ class Trainer:
             self.board.stepped(
                 step + 1, loss=loss, learning_rate=rate, seconds=time.perf_counter() - started
             )
+            self.observer.stepped(step + 1, loss=loss, learning_rate=rate)
             if step == first:
                 self.on_first_step()
             if (step + 1) % self.every_steps == 0 or step + 1 == self.total_steps:
@@ -184,5 +190,7 @@ class Trainer:
             loss=self.board.loss,
             refused_in_a_row=guard.refused_in_a_row,
         )
+        self.observer.saving(step)
         save_checkpoint(self.checkpoints, state, keep=self.keep)
+        self.observer.saved(step)
         log.info("checkpoint", step=step, total_steps=self.total_steps)

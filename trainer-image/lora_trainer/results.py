@@ -22,7 +22,7 @@ from lora_trainer.report import file_metadata, make_report, settings_of
 from lora_trainer.sample import Drawn, draw_samples, planned_samples
 from lora_trainer.score import held_out_score
 from lora_trainer.sheet import SheetText, make_sheet
-from lora_trainer.training import Session, load_denoiser
+from lora_trainer.training import Session, brush_of, load_denoiser
 from lora_trainer.verify import reload_and_compare
 
 
@@ -123,17 +123,12 @@ def _saved_denoiser(session: Session) -> torch.nn.Module:
 
 
 def _draw(session: Session, denoiser: torch.nn.Module, drawn: list[Drawn]) -> None:
-    context = session.context
     draw_samples(
-        session.recipe.sampler(denoiser, device=session.device),
+        brush_of(session, denoiser),
         denoiser,
         drawn,
-        session.cache,
-        sampling_steps=context.plan.job.validation.sampling_steps,
-        guidance_scale=context.plan.guidance_scale,
-        resolution=context.plan.resolution,
-        board=context.board,
-        stop=context.stop,
+        board=session.context.board,
+        stop=session.context.stop,
     )
 
 

@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 
 import torch
-from PIL.Image import Image
+from PIL import Image, ImageStat
 
 from lora_api.settings import ValidationSettings
 from lora_trainer.cache import Cache
@@ -23,6 +23,8 @@ from lora_trainer.recipes import Sampler
 from lora_trainer.stopping import StopFlag
 
 SEEDS_PER_PROMPT = 3
+# A picture whose every channel is about one value: what comes of numbers that are not finite.
+_FLAT = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +45,57 @@ class Drawn:
 
     lora: Path
     """Base + LoRA's."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preview:
+    """One picture on the way."""
+
+    prompt: str
+    """What was asked for."""
+
+    seed: int
+    """Its seed."""
+
+    path: Path
+    """The picture."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Brush:
+    """What every picture of a run is drawn with."""
+
+    sampler: Sampler
+    """Draws with the denoiser as it is."""
+
+    cache: Cache
+    """Holds the prompts' embeddings."""
+
+    sampling_steps: int
+    """Denoising steps per picture."""
+
+    guidance_scale: float
+    """Of the family's guidance."""
+
+    resolution: int
+    """Side in pixels."""
+
+    def draw(self, prompt: str, seeds: list[int]) -> list[Image.Image]:
+        """One picture per seed; one at a time where there is no room for them together."""
+        try:
+            return self.sampler.draw(
+                prompt=self.cache.text(prompt),
+                empty=self.cache.text(""),
+                seeds=seeds,
+                resolution=self.resolution,
+                steps=self.sampling_steps,
+                guidance_scale=self.guidance_scale,
+            )
+        except Exception as error:
+            if len(seeds) == 1 or not is_out_of_memory(error):
+                raise
+        # Here the error is gone, and with it what the failed attempt held.
+        return [picture for seed in seeds for picture in self.draw(prompt, [seed])]
 
 
 def planned_samples(folder: Path, prompts: list[str], settings: ValidationSettings) -> list[Drawn]:
@@ -66,59 +119,76 @@ def planned_samples(folder: Path, prompts: list[str], settings: ValidationSettin
     ]
 
 
+def planned_previews(folder: Path, prompts: list[str], *, seed: int, step: int) -> list[Preview]:
+    """Which pictures are drawn at a step, and their file names.
+
+    Args:
+        folder: The previews' folder.
+        prompts: What to draw.
+        seed: Of each of them.
+        step: Steps done.
+    """
+    at = folder / f"step-{step:08d}"
+    return [
+        Preview(prompt=prompt, seed=seed, path=at / f"prompt-{number:02d}-seed-{seed}.png")
+        for number, prompt in enumerate(prompts, 1)
+    ]
+
+
+def draw_previews(brush: Brush, previews: list[Preview]) -> None:
+    """Draw pictures with the model as it is.
+
+    Args:
+        brush: Draws.
+        previews: What to draw.
+    """
+    for preview in previews:
+        [picture] = brush.draw(preview.prompt, [preview.seed])
+        write_atomically(preview.path, partial(picture.save, format="PNG"))
+
+
 def draw_samples(
-    sampler: Sampler,
+    brush: Brush,
     denoiser: torch.nn.Module,
     drawn: list[Drawn],
-    cache: Cache,
     *,
-    sampling_steps: int,
-    guidance_scale: float,
-    resolution: int,
     board: ProgressBoard,
     stop: StopFlag,
 ) -> None:
     """Draw all pairs, the seeds of a prompt together; files of an earlier attempt are kept.
 
-    Where a device has no room for them together, they are drawn one at a time.
-
     Args:
-        sampler: Draws with the denoiser as it is.
+        brush: Draws.
         denoiser: Has the LoRA active.
         drawn: What to draw.
-        cache: Holds the prompts' embeddings.
-        sampling_steps: Denoising steps per picture.
-        guidance_scale: Of the family's guidance.
-        resolution: Side in pixels.
         board: Told of every prompt.
         stop: A stop ends it between two prompts.
     """
     prompts = [list(pairs) for _, pairs in groupby(drawn, lambda pair: pair.number)]
 
-    def draw(pairs: list[Drawn]) -> list[Image]:
-        try:
-            return sampler.draw(
-                prompt=cache.text(pairs[0].prompt),
-                empty=cache.text(""),
-                seeds=[pair.seed for pair in pairs],
-                resolution=resolution,
-                steps=sampling_steps,
-                guidance_scale=guidance_scale,
-            )
-        except Exception as error:
-            if len(pairs) == 1 or not is_out_of_memory(error):
-                raise
-        # Here the error is gone, and with it what the failed attempt held.
-        return [picture for pair in pairs for picture in draw([pair])]
-
     def draw_all(path_of: Callable[[Drawn], Path], first: int) -> None:
         for number, pairs in enumerate(prompts, first):
             stop.check("drawing samples")
             if not all(path_of(pair).exists() for pair in pairs):
-                for pair, picture in zip(pairs, draw(pairs), strict=True):
+                pictures = brush.draw(pairs[0].prompt, [pair.seed for pair in pairs])
+                for pair, picture in zip(pairs, pictures, strict=True):
                     write_atomically(path_of(pair), partial(picture.save, format="PNG"))
             board.advance(number, 2 * len(prompts))
 
     draw_all(lambda pair: pair.lora, 1)
     with base_only(denoiser):
         draw_all(lambda pair: pair.base, len(prompts) + 1)
+
+
+def renders(path: Path) -> bool:
+    """Whether a picture shows anything at all.
+
+    Args:
+        path: A picture; one that is missing shows nothing.
+    """
+    try:
+        with Image.open(path) as image:
+            extremes = ImageStat.Stat(image.convert("RGB")).extrema
+    except OSError:
+        return False
+    return any(high - low > _FLAT for low, high in extremes)

@@ -16,13 +16,17 @@ from lora_trainer import log
 from lora_trainer.basemodel import BaseModel
 from lora_trainer.cache import Cache, fill_cache
 from lora_trainer.context import Context
+from lora_trainer.course import COURSE, Course
 from lora_trainer.dataset import Dataset
 from lora_trainer.environment import threads
 from lora_trainer.errors import TrainerError
 from lora_trainer.loop import EMPTY_CAPTION, Trainer
 from lora_trainer.lora import attach, find_layers
+from lora_trainer.observers import LoopObserver, Observers
+from lora_trainer.previews import Previews
 from lora_trainer.recipes import LossSettings, Recipe, load_recipe
 from lora_trainer.report import Facts
+from lora_trainer.sample import Brush
 
 _DTYPES = {
     Precision.FP32: torch.float32,
@@ -159,6 +163,7 @@ def train(session: Session) -> None:
     )
     context.stop.check("loading the base model")
     trainer = Trainer(
+        observer=_observers(session, denoiser),
         recipe=session.recipe,
         denoiser=denoiser,
         parameters=parameters,
@@ -188,6 +193,37 @@ def train(session: Session) -> None:
         loss=context.board.loss,
         seconds=context.seconds_since_start(),
     )
+
+
+def brush_of(session: Session, denoiser: torch.nn.Module) -> Brush:
+    """What the session's pictures are drawn with."""
+    plan = session.context.plan
+    return Brush(
+        sampler=session.recipe.sampler(denoiser, device=session.device),
+        cache=session.cache,
+        sampling_steps=plan.job.validation.sampling_steps,
+        guidance_scale=plan.guidance_scale,
+        resolution=plan.resolution,
+    )
+
+
+def _observers(session: Session, denoiser: torch.nn.Module) -> Observers:
+    """Who is told of steps and checkpoints."""
+    validation = session.context.plan.job.validation
+    folder = session.context.workspace.course(session.inputs)
+    members: list[LoopObserver] = [Course(folder / COURSE)]
+    if validation.sample_every_steps is not None:
+        previews = Previews(
+            folder,
+            prompts=session.prompts,
+            every_steps=validation.sample_every_steps,
+            total_steps=session.total_steps,
+            seed=validation.seed,
+            denoiser=denoiser,
+            brush=lambda: brush_of(session, denoiser),
+        )
+        members.append(previews)
+    return Observers(members)
 
 
 def load_denoiser(session: Session) -> torch.nn.Module:

@@ -56,6 +56,14 @@ class Workspace:
         """
         return self.root / "checkpoints" / inputs[:16]
 
+    def course(self, inputs: str) -> Path:
+        """What is recorded and drawn while training.
+
+        Args:
+            inputs: As for `checkpoints`.
+        """
+        return self.root / "course" / inputs[:16]
+
     @property
     def result(self) -> Path:
         """What is published: model.safetensors and everything beside it."""
@@ -85,9 +93,9 @@ class Workspace:
         self.result.mkdir(parents=True, exist_ok=True)
 
     def forget(self) -> None:
-        """Drop markers, checkpoints and result; what is cached under content hashes stays."""
-        for folder in (self.root / "stages", self.root / "checkpoints", self.result):
-            shutil.rmtree(folder, ignore_errors=True)
+        """Drop markers, checkpoints, course and result; what content hashes name stays."""
+        for name in ("stages", "checkpoints", "course", "result"):
+            shutil.rmtree(self.root / name, ignore_errors=True)
 
     def _marker(self, stage: Stage) -> Path:
         return self.root / "stages" / f"{stage.value.lower()}.json"

@@ -1,0 +1,61 @@
+"""Who is told of a training's steps and checkpoints, without the loop knowing any of them.
+
+A module of its own because curves, pictures on the way and safe copies come and go with settings;
+the loop calls one object at four moments and stays short.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class LoopObserver(Protocol):
+    """Is told of a training; may take time, must leave the model as it was."""
+
+    def began(self, step: int) -> None:
+        """The training begins after this many steps; what was seen of later ones is void."""
+
+    def stepped(self, step: int, *, loss: float | None, learning_rate: float) -> None:
+        """An optimiser step is done.
+
+        Args:
+            step: Steps done, this one included.
+            loss: Its loss; None where the update was refused.
+            learning_rate: Its learning rate.
+        """
+
+    def saving(self, step: int) -> None:
+        """A checkpoint of this step is about to be written."""
+
+    def saved(self, step: int) -> None:
+        """A checkpoint of this step is durable."""
+
+
+class Observers:
+    """Several observers as one.
+
+    Args:
+        members: Told in this order.
+    """
+
+    def __init__(self, members: Sequence[LoopObserver] = ()) -> None:
+        self._members = tuple(members)
+
+    def began(self, step: int) -> None:
+        """Tell all of them."""
+        for member in self._members:
+            member.began(step)
+
+    def stepped(self, step: int, *, loss: float | None, learning_rate: float) -> None:
+        """Tell all of them."""
+        for member in self._members:
+            member.stepped(step, loss=loss, learning_rate=learning_rate)
+
+    def saving(self, step: int) -> None:
+        """Tell all of them."""
+        for member in self._members:
+            member.saving(step)
+
+    def saved(self, step: int) -> None:
+        """Tell all of them."""
+        for member in self._members:
+            member.saved(step)

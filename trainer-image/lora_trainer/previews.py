@@ -1,0 +1,80 @@
+"""Pictures while the training goes on, every so many steps, where the job asks for them.
+
+A module of its own because drawing must leave no trace in what is trained: not in the random
+numbers, not in the model's mode, and not by ending the run where there is no room to draw.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from lora_trainer import log
+from lora_trainer.errors import is_out_of_memory, is_out_of_space
+from lora_trainer.sample import Brush, Preview, draw_previews, planned_previews
+
+
+class Previews:
+    """Draws the job's prompts with the LoRA as it is, at every n-th step.
+
+    Args:
+        folder: Where pictures go, each step's in a folder of its own.
+        prompts: What to draw.
+        every_steps: n.
+        total_steps: The last step is left out, because the finished LoRA is drawn anyway.
+        seed: Of every preview, so that they differ by the training alone.
+        denoiser: The model with its adapter.
+        brush: Makes what draws; asked for each time, so that nothing of it stays in memory.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        prompts: list[str],
+        every_steps: int,
+        total_steps: int,
+        seed: int,
+        denoiser: torch.nn.Module,
+        brush: Callable[[], Brush],
+    ) -> None:
+        self._folder = folder
+        self._prompts = prompts
+        self._every_steps = every_steps
+        self._total_steps = total_steps
+        self._seed = seed
+        self._denoiser = denoiser
+        self._brush = brush
+
+    def began(self, step: int) -> None:
+        """Pictures of later steps will come out the same and are kept."""
+
+    def stepped(self, step: int, *, loss: float | None, learning_rate: float) -> None:
+        """Draw, if it is time and an earlier attempt has not done so."""
+        if step % self._every_steps or step == self._total_steps:
+            return
+        planned = planned_previews(self._folder, self._prompts, seed=self._seed, step=step)
+        if all(preview.path.exists() for preview in planned):
+            return
+        try:
+            self._draw(planned)
+            log.info("drawn on the way", step=step, pictures=len(planned))
+        except Exception as error:
+            if not (is_out_of_memory(error) or is_out_of_space(error)):
+                raise
+            log.warning("no room to draw on the way", step=step, why=error)
+
+    def saving(self, step: int) -> None:
+        """Pictures don't depend on checkpoints."""
+
+    def saved(self, step: int) -> None:
+        """Pictures don't depend on checkpoints."""
+
+    def _draw(self, planned: list[Preview]) -> None:
+        was_training = self._denoiser.training
+        self._denoiser.eval()
+        try:
+            with torch.random.fork_rng():
+                draw_previews(self._brush(), planned)
+        finally:
+            self._denoiser.train(was_training)
