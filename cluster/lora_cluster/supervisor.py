@@ -155,11 +155,13 @@ class Supervisor:
         process = running.process
         if process is None:
             return
-        process.send_signal(number)
+        # Not by Popen's own methods: they collect a child that has just ended, and then reap()
+        # would never hear of it. Until it does, the pid is this child's and nobody else's.
+        os.kill(process.pid, number)
         deadline = time.monotonic() + 10.0
         while operation != "kill" and running.process is process:
             if time.monotonic() > deadline:
-                process.kill()
+                os.kill(process.pid, signal.SIGKILL)
             await asyncio.sleep(0.02)
 
 

@@ -54,6 +54,11 @@ async def reaches(check: Callable[[dict[str, Any]], bool], one: Supervisor) -> d
             await asyncio.sleep(0.02)
 
 
+def has_ended(pid: int) -> bool:
+    """Whether a child is a zombie: ended, but not collected by anybody."""
+    return " Z " in Path(f"/proc/{pid}/stat").read_text()
+
+
 async def test_what_is_killed_comes_back_as_another_process(
     supervise: Callable[..., Supervisor],
 ) -> None:
@@ -118,6 +123,21 @@ async def test_a_program_that_keeps_failing_is_tried_again_and_counted(
     one = supervise(failing)
     report = await reaches(lambda report: report["restarts"] >= 2, one)
     assert report["last_exit"] == 3
+
+
+async def test_what_ended_just_before_it_is_stopped_is_stopped(
+    supervise: Callable[..., Supervisor],
+) -> None:
+    one = supervise(Component(name="etcd", argv=("true",)))
+    asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)  # nobody has noticed yet
+    report = await reaches(lambda report: report["running"], one)
+    while not has_ended(report["pid"]):  # noqa: ASYNC110 - the kernel tells nobody
+        await asyncio.sleep(0.01)
+    stopping = asyncio.create_task(one.handle({"op": "stop", "component": "etcd"}))
+    await asyncio.sleep(0.05)
+    one.reap()
+    async with asyncio.timeout(20):
+        assert not (await stopping)["running"]
 
 
 async def test_an_unknown_component_is_refused_with_the_known_names(
