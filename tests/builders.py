@@ -91,6 +91,15 @@ class ATraining:
             self, spec={k: v for k, v in self.spec.items() if k != "credentialsSecretName"}
         )
 
+    def suspended(self) -> Self:
+        return self._with("suspend", True)
+
+    def cancelled(self, *, keep_partial: bool = False) -> Self:
+        return self._with("cancel", {"keepPartial": keep_partial})
+
+    def queued_in(self, queue: str) -> Self:
+        return replace(self, meta={**self.meta, "labels": {"kueue.x-k8s.io/queue-name": queue}})
+
     def being_deleted(self) -> Self:
         return replace(self, meta={**self.meta, "deletionTimestamp": stamp(NOW)})
 
@@ -117,7 +126,7 @@ class ATraining:
             "resourceVersion": "100",
             "generation": 1,
             "creationTimestamp": stamp(NOW - timedelta(seconds=1)),
-            **self.meta,
+            **copy.deepcopy(self.meta),
         }
         body["status"] = copy.deepcopy(self.status)
         return body
@@ -152,7 +161,10 @@ class APod:
         return self._condition("PodScheduled", "False", "Unschedulable", message)
 
     def placed(self, node: str = "node-1") -> Self:
-        return replace(self, node=node)
+        since = stamp(NOW - self.age)
+        placed = {"type": "PodScheduled", "status": "True", "lastTransitionTime": since}
+        others = [c for c in self.status.get("conditions", []) if c["type"] != "PodScheduled"]
+        return replace(self, node=node, status={**self.status, "conditions": [*others, placed]})
 
     def waiting(self, reason: str, message: str = "") -> Self:
         state = {"waiting": {"reason": reason, "message": message}}
@@ -240,30 +252,43 @@ class AJob:
     """A Job in the making."""
 
     status: Object = field(default_factory=lambda: {"active": 1})
+    spec: Object = field(default_factory=dict)
+    meta: Object = field(default_factory=dict)
 
     def complete(self) -> Self:
         return self._ended("Complete", "", "") if self.status else self
 
-    def failed(self, reason: str = "BackoffLimitExceeded", message: str = "") -> Self:
-        return self._ended("Failed", reason, message)
+    def failed(
+        self, reason: str = "BackoffLimitExceeded", message: str = "", at: datetime = NOW
+    ) -> Self:
+        return self._ended("Failed", reason, message, at)
 
     def failing(self, reason: str) -> Self:
         return self._condition("FailureTarget", reason, "")
 
+    def suspended(self) -> Self:
+        return replace(self, spec={**self.spec, "suspend": True}, status={})
+
+    def of_parallelism(self, count: int) -> Self:
+        return replace(self, spec={**self.spec, "parallelism": count})
+
+    def being_deleted(self) -> Self:
+        return replace(self, meta={**self.meta, "deletionTimestamp": stamp(NOW)})
+
     def with_failed_pods(self, count: int) -> Self:
         return replace(self, status={**self.status, "failed": count})
 
-    def _ended(self, kind: str, reason: str, message: str) -> Self:
-        ended = self._condition(kind, reason, message)
+    def _ended(self, kind: str, reason: str, message: str, at: datetime = NOW) -> Self:
+        ended = self._condition(kind, reason, message, at)
         return replace(ended, status={**ended.status, "active": 0})
 
-    def _condition(self, kind: str, reason: str, message: str) -> Self:
+    def _condition(self, kind: str, reason: str, message: str, at: datetime = NOW) -> Self:
         condition = {
             "type": kind,
             "status": "True",
             "reason": reason,
             "message": message,
-            "lastTransitionTime": stamp(NOW),
+            "lastTransitionTime": stamp(at),
         }
         return replace(self, status={**self.status, "conditions": [condition]})
 
@@ -276,7 +301,9 @@ class AJob:
             "uid": JOB_UID,
             "resourceVersion": "200",
             "creationTimestamp": stamp(NOW - timedelta(seconds=60)),
+            **self.meta,
         }
+        body["spec"] |= self.spec
         body["status"] = copy.deepcopy(self.status)
         return body
 

@@ -40,8 +40,8 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.TRANSIENT: "Storage or network failed for now; finished stages are kept.",
     ExitCode.NOT_STORED: "Trained, but not stored; only the upload is repeated.",
     ExitCode.STALLED: (
-        "No progress for spec.limits.stallTimeoutSeconds; the log has the stacks of all threads, and "
-        "training goes on from the last checkpoint."
+        "No progress for spec.limits.stallTimeoutSeconds; the log has the stacks of all threads. "
+        "Training goes on from the last checkpoint."
     ),
     ExitCode.INTERRUPTED: "SIGTERM: a checkpoint was saved; training goes on from it.",
 }

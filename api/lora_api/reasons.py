@@ -103,7 +103,7 @@ MEANINGS: dict[Reason, str] = {
     Reason.WORKSPACE_IN_POD: "The workspace lies in the pod (spec.workspace.type is Ephemeral).",
     Reason.NOT_SUSPENDED: "Neither spec.suspend nor a queue holds the run back.",
     Reason.SETTLED: "Nothing is awaited, or nothing went wrong for good.",
-    Reason.SUSPENDING: "spec.suspend is set; the trainer writes a checkpoint and gives its GPU back.",
+    Reason.SUSPENDING: "spec.suspend is set; the trainer writes a checkpoint and frees its GPU.",
     Reason.SUSPENDED: "spec.suspend is set; the run holds no GPU and goes on where it was.",
     Reason.QUEUED: "Kueue holds the Job back until its queue has quota for it.",
     Reason.CANCELLING: "spec.cancel is set; the trainer is being stopped.",

@@ -19,26 +19,37 @@ from lora_api.base import (
     UnitInterval,
 )
 
+MAX_RECENT_ATTEMPTS = 10
+Name = Annotated[str, Field(max_length=253)]
+ExitStatus = Annotated[int, Field(ge=0, le=255)]
+
 
 class Phase(StrEnum):
     """Where the run stands, in one word for people; conditions are the truth."""
 
     PENDING = "Pending"
+    QUEUED = "Queued"
     STARTING = "Starting"
     TRAINING = "Training"
     VALIDATING = "Validating"
     UPLOADING = "Uploading"
     COMPLETED = "Completed"
     FAILED = "Failed"
+    SUSPENDED = "Suspended"
+    CANCELLED = "Cancelled"
 
     @property
     def is_terminal(self) -> bool:
         """Whether the run has ended; a terminal phase never changes."""
-        return self in {Phase.COMPLETED, Phase.FAILED}
+        return self in {Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED}
 
 
 class ConditionType(StrEnum):
-    """The conditions of a run, in the order in which they become true."""
+    """The conditions of a run, in the order in which they become true.
+
+    The last two follow from the others. They are the words of kstatus, by which Flux, kpt and
+    others judge any resource.
+    """
 
     ADMITTED = "Admitted"
     WORKSPACE_READY = "WorkspaceReady"
@@ -46,13 +57,17 @@ class ConditionType(StrEnum):
     ARTIFACT_STORED = "ArtifactStored"
     VALIDATED = "Validated"
     SUCCEEDED = "Succeeded"
+    SUSPENDED = "Suspended"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
 
 
 class Condition(LenientDocument):
     """One aspect of the run's state, as in metav1.Condition."""
 
     type: Annotated[str, Field(min_length=1, max_length=64)]
-    """Aspect: Admitted, WorkspaceReady, Running, ArtifactStored, Validated or Succeeded."""
+    """Aspect: Admitted, WorkspaceReady, Running, ArtifactStored, Validated, Succeeded or Suspended;
+    and, for tools that know any kind, Reconciling and Stalled."""
 
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
@@ -154,8 +169,83 @@ class FailureStatus(LenientDocument):
     retryable: bool
     """Whether the same run can succeed if it is tried again unchanged."""
 
-    exit_code: Annotated[int, Field(ge=0, le=255)] | None = None
+    exit_code: ExitStatus | None = None
     """Exit code of the trainer, where it ended by itself."""
+
+
+class AttemptStatus(LenientDocument):
+    """One trainer pod, from its creation to its end."""
+
+    number: Count
+    """Which attempt it was, counted from 1."""
+
+    pod_name: Name
+    """The pod."""
+
+    node_name: Name | None = None
+    """Where it ran."""
+
+    scheduled_at: AwareDatetime | None = None
+    """When it was given its node, and with it its GPUs."""
+
+    started_at: AwareDatetime | None = None
+    """When the trainer started."""
+
+    ended_at: AwareDatetime | None = None
+    """When it ended, or was found to be gone."""
+
+    exit_code: ExitStatus | None = None
+    """Exit code of the trainer, where it ended by itself."""
+
+    reason: ReasonWord | None = None
+    """Why it ended."""
+
+    step: Count | None = None
+    """Optimiser steps done by then."""
+
+    gpu_seconds: Count | None = None
+    """GPUs times seconds that the pod held them."""
+
+
+class TimelineStatus(LenientDocument):
+    """Seconds spent in each part of the run so far, as the operator saw it."""
+
+    part: Annotated[str, Field(max_length=32)] | None = None
+    """The part that it is in now; its seconds are added when it ends."""
+
+    part_started_at: AwareDatetime | None = None
+    """When that part began."""
+
+    queued_seconds: Count = 0
+    """Waiting for a Job, a queue's quota, a pod and a node; between two attempts."""
+
+    image_pull_seconds: Count = 0
+    """On a node, until the trainer started: image, volume and Secret."""
+
+    prepare_seconds: Count = 0
+    """Fetching, checking and caching the data, loading the base model."""
+
+    train_seconds: Count = 0
+    """Optimiser steps."""
+
+    validate_seconds: Count = 0
+    """Saving, checking and drawing samples."""
+
+    upload_seconds: Count = 0
+    """Storing the result."""
+
+    suspended_seconds: Count = 0
+    """Held back by spec.suspend."""
+
+
+class UploadStatus(LenientDocument):
+    """Repeated tries to store what is trained but could not be stored."""
+
+    tries: Count = 0
+    """Tries that failed."""
+
+    next_try_at: AwareDatetime | None = None
+    """When the next one begins."""
 
 
 class LoRATrainingStatus(LenientDocument):
@@ -182,23 +272,47 @@ class LoRATrainingStatus(LenientDocument):
     attempts: Count | None = None
     """Trainer pods that were started, the present one included."""
 
+    recent_attempts: Annotated[
+        tuple[AttemptStatus, ...], Field(max_length=MAX_RECENT_ATTEMPTS)
+    ] = ()
+    """The last of them, oldest first, with how each ended."""
+
+    stalls: Count | None = None
+    """Attempts that were ended because they made no progress."""
+
+    timeline: TimelineStatus | None = None
+    """Seconds spent in each part of the run."""
+
+    gpu_seconds: Count | None = None
+    """GPUs times seconds that pods held them, from node to end; as of the last write."""
+
     started_at: AwareDatetime | None = None
     """When the first trainer pod started."""
 
     completed_at: AwareDatetime | None = None
     """When the run ended, well or badly."""
 
-    job_name: Annotated[str, Field(max_length=253)] | None = None
+    job_name: Name | None = None
     """Job that runs the trainer."""
 
-    pod_name: Annotated[str, Field(max_length=253)] | None = None
+    job_number: Count | None = None
+    """Which Job of the run that is, where it is not the first: another one follows a Job that can't
+    go on (more memory is needed, Kueue gave its quota back)."""
+
+    memory: Annotated[str, Field(max_length=32)] | None = None
+    """Memory of the pod where it was raised to spec.resources.memoryOnRetry."""
+
+    pod_name: Name | None = None
     """Latest trainer pod."""
 
-    node_name: Annotated[str, Field(max_length=253)] | None = None
+    node_name: Name | None = None
     """Node of the latest trainer pod."""
 
     artifact: ArtifactStatus | None = None
     """The stored LoRA."""
+
+    upload: UploadStatus | None = None
+    """Repeated tries to store the LoRA, where it is trained but could not be stored."""
 
     validation: ValidationStatus | None = None
     """How much better the LoRA predicts held-out pictures than the base model."""

@@ -4,7 +4,8 @@ A module of its own because the CRD is generated from exactly two trees, this on
 `status`; everything that is only said between operator and trainer lives elsewhere.
 """
 
-from typing import Annotated, Literal
+from enum import StrEnum
+from typing import Annotated
 
 from pydantic import Field
 
@@ -36,7 +37,11 @@ PLURAL = "loratrainings"
 MAX_NAME_LENGTH = 52
 
 
-SPEC_IMMUTABLE = CelRule("self == oldSelf", "spec is immutable: delete this run and create another")
+CANCEL_IS_FINAL = CelRule(
+    "!has(oldSelf.cancel) || has(self.cancel)",
+    "cancel can't be taken back: create another run",
+    field="cancel",
+)
 HELD_OUT_BELOW_MINIMUM = CelRule(
     "self.validation.heldOutImages < self.dataset.minImages",
     "validation.heldOutImages must be below dataset.minImages, or no picture is left to train on",
@@ -49,15 +54,25 @@ NAME_FITS_CHILDREN = CelRule(
 )
 
 
-def _in_object_storage(*path: str) -> CelRule:
+def _in_object_storage(*path: str, optional: bool = False) -> CelRule:
     """A pod has no files of the user's: what file:// means to a person at a laptop it can't."""
     name = ".".join(path)
+    absent = f"!has(self.{name}) || " if optional else ""
     return CelRule(
-        f"self.{name}.startsWith('s3://')",
-        f"{name} must start with s3:// (file:// works only with lora-trainer run, outside the "
-        "cluster)",
+        f"{absent}self.{name}.startsWith('s3://')",
+        f"{name} {_MUST_BE_S3}",
         field=name,
     )
+
+
+_MUST_BE_S3 = (
+    "must start with s3:// (file:// works only with lora-trainer run, outside the cluster)"
+)
+FILES_IN_OBJECT_STORAGE = CelRule(
+    "!has(self.dataset.uris) || self.dataset.uris.all(uri, uri.startsWith('s3://'))",
+    f"dataset.uris: each {_MUST_BE_S3}",
+    field="dataset.uris",
+)
 
 
 class ResourceSettings(Document):
@@ -72,15 +87,28 @@ class ResourceSettings(Document):
     memory: MemoryQuantity = "8Gi"
     """Memory request and limit of the pod; going over it ends the container."""
 
+    memory_on_retry: MemoryQuantity | None = None
+    """Memory of one further attempt after a container went over `memory`. Default: none is made,
+    because it would hold the GPU to run into the same limit."""
+
+
+class WorkspaceType(StrEnum):
+    """Kinds of workspace."""
+
+    CLAIM = "PersistentVolumeClaim"
+    EPHEMERAL = "Ephemeral"
+
 
 class WorkspaceSettings(Document):
     """Where checkpoints, caches and the unsent result lie while the run is alive."""
 
-    type: Literal["PersistentVolumeClaim"] = "PersistentVolumeClaim"
-    """Kind of storage. A claim survives the loss of the pod and of the node's container runtime."""
+    type: WorkspaceType = WorkspaceType.CLAIM
+    """Kind of storage. A PersistentVolumeClaim survives the pod and its node, where its volume can
+    follow. Ephemeral is a folder of the node; checkpoints and the unsent result are kept in the
+    output's bucket meanwhile, so that the next attempt can go on anywhere."""
 
     size: MemoryQuantity = "20Gi"
-    """Size of the claim: base model, caches and a few checkpoints have to fit."""
+    """Size of the claim or folder: base model, caches and a few checkpoints have to fit."""
 
     storage_class_name: DnsSubdomain | None = None
     """StorageClass of the claim. Default: the cluster's default class."""
@@ -90,22 +118,73 @@ class LimitSettings(Document):
     """Bounds after which the run is given up."""
 
     active_deadline_seconds: Annotated[int, Field(ge=60, le=1_209_600)] = 7200
-    """Seconds from the start of the Job until the run fails, retries included."""
+    """Seconds from the start of the Job until the run fails, retries and waits included. Time in a
+    queue of Kueue and time suspended don't count; after either it starts anew."""
 
     retries: Annotated[int, Field(ge=0, le=20)] = 3
-    """New attempts after a crash or a passing fault. Bad input is never tried again."""
+    """New attempts after a crash, a passing fault or a stall. Bad input is never tried again;
+    preemption, drain and node loss cost none."""
+
+    creation_timeout_seconds: Annotated[int, Field(ge=30, le=1_209_600)] = 3600
+    """Seconds for which a refused Job, pod or claim (a quota, a name that is taken) is tried
+    again."""
+
+    schedule_timeout_seconds: Annotated[int, Field(ge=30, le=1_209_600)] = 3600
+    """Seconds that a pod may wait for a node with room, or for its volume."""
+
+    start_timeout_seconds: Annotated[int, Field(ge=30, le=1_209_600)] = 1800
+    """Seconds that a pod may take on its node until the trainer starts: image, Secret, volume."""
+
+    stall_timeout_seconds: Annotated[int, Field(ge=30, le=86_400)] = 600
+    """Seconds without any progress after which an attempt is ended and the next one goes on from
+    the last checkpoint, however alive the process claims to be."""
 
 
-class LoRATrainingSpec(Document):
-    """What to train, on what, and where the result goes."""
+class WorkspaceRetention(StrEnum):
+    """What becomes of the workspace claim of a run that has ended."""
 
-    model_config = document_config(
-        SPEC_IMMUTABLE,
-        HELD_OUT_BELOW_MINIMUM,
-        _in_object_storage("baseModel", "uri"),
-        _in_object_storage("dataset", "uri"),
-        _in_object_storage("output", "uri"),
-    )
+    DELETE = "Delete"
+    RETAIN = "Retain"
+    RETAIN_ON_FAILURE = "RetainOnFailure"
+
+
+class RetentionSettings(Document):
+    """What is kept of a run that has ended, and for how long."""
+
+    job_seconds: Annotated[int, Field(ge=0, le=31_536_000)] = 600
+    """Seconds for which the Job and its pods, and with them the log, are kept."""
+
+    workspace: WorkspaceRetention = WorkspaceRetention.DELETE
+    """Delete: the claim goes with the Job. Retain: it stays until the run is deleted.
+    RetainOnFailure: it stays where the run did not complete. A workspace that may hold the only
+    copy of a trained LoRA is never deleted."""
+
+    ttl_seconds: Annotated[int, Field(ge=0, le=315_360_000)] | None = None
+    """Seconds after its end at which the run itself is deleted, with all that is left of it.
+    Default: never."""
+
+
+class CancelSettings(Document):
+    """How the run is ended."""
+
+    keep_partial: bool = False
+    """Whether the workspace with the last checkpoint, which holds the LoRA as far as it is trained,
+    stays until the run is deleted."""
+
+
+FIXED_RULES = (
+    HELD_OUT_BELOW_MINIMUM,
+    _in_object_storage("baseModel", "uri"),
+    _in_object_storage("baseModel", "componentsUri", optional=True),
+    _in_object_storage("dataset", "uri", optional=True),
+    FILES_IN_OBJECT_STORAGE,
+    _in_object_storage("validation", "embedderUri", optional=True),
+    _in_object_storage("output", "uri"),
+)
+
+
+class FixedSettings(Document):
+    """What a run is from its creation on."""
 
     user: UserName | None = None
     """Person or account on whose behalf the run is made."""
@@ -150,3 +229,37 @@ class LoRATrainingSpec(Document):
 
     limits: LimitSettings = LimitSettings()
     """Bounds after which the run is given up."""
+
+
+def _never_changes(name: str) -> CelRule:
+    field = FixedSettings.model_fields[name].alias
+    mine, old = f"self.{field}", f"oldSelf.{field}"
+    return CelRule(
+        f"has({mine}) == has({old}) && (!has({mine}) || {mine} == {old})",
+        f"spec.{field} is immutable: delete this run and create another (suspend, cancel, "
+        "retention and priorityClassName may change)",
+        field=field,
+    )
+
+
+class LoRATrainingSpec(FixedSettings):
+    """What to train, on what, and where the result goes."""
+
+    model_config = document_config(
+        *FIXED_RULES,
+        *(_never_changes(name) for name in FixedSettings.model_fields),
+        CANCEL_IS_FINAL,
+    )
+
+    suspend: bool = False
+    """Whether the run is held back. A trainer at work writes a checkpoint and gives its GPU back;
+    unset, the run goes on from the same step."""
+
+    cancel: CancelSettings | None = None
+    """Ends the run for good, as Cancelled; an empty object is enough. It can't be taken back."""
+
+    retention: RetentionSettings = RetentionSettings()
+    """What is kept of a run that has ended, and for how long."""
+
+    priority_class_name: DnsSubdomain | None = None
+    """PriorityClass of the pods. A change holds for Jobs that are made after it."""

@@ -1,28 +1,39 @@
-"""Doing what was decided: dull, repeatable creations, each of which may find itself done already.
+"""Doing what was decided: dull, repeatable acts, each of which may find itself done already.
 
-A module of its own because "it exists" has four meanings (ours, an earlier run's, a stranger's,
-gone again), and every creation has to tell them apart in the same way.
+A module of its own because an act has few ways to end (done, done before, refused, the object is a
+stranger's or gone), and all acts have to tell them apart in the same way.
 """
 
 from dataclasses import replace
 
-from lora_operator.builders.job import build_job
+from lora_operator.builders.job import build_job, build_upload_job
 from lora_operator.builders.ownership import is_left_by_predecessor, is_owned_by
 from lora_operator.builders.workspace import build_workspace
 from lora_operator.cache import Cache
-from lora_operator.errors import AlreadyExistsError, InternalError, RefusedError
+from lora_operator.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    InternalError,
+    NotFoundError,
+    RefusedError,
+    UnavailableError,
+)
 from lora_operator.kube.client import KubeClient, Object
-from lora_operator.kube.resources import CLAIMS, JOBS, Resource
+from lora_operator.kube.resources import CLAIMS, JOBS, PODS, TRAININGS, Resource
+from lora_operator.logs import log
 from lora_operator.state.decision import Action
+from lora_operator.state.keys import Key
 from lora_operator.state.reading import read_claim, read_job
-from lora_operator.state.views import Observed, Refusal, Refused, Run
+from lora_operator.state.views import Job, Observed, Pod, Refusal, Refused, Run
+
+TOO_MANY_REQUESTS = 429
 
 
 class Actor:
-    """Creates what a decision asks for and tells what became of it."""
+    """Does what a decision asks for and tells what became of it."""
 
     def __init__(self, *, client: KubeClient, cache: Cache, default_image: str) -> None:
-        """Use a client to create and a cache to remember.
+        """Use a client to act and a cache to remember.
 
         Args:
             client: Guarded by leadership.
@@ -37,15 +48,32 @@ class Actor:
         """Do the actions in order; the first refusal ends them.
 
         Returns:
-            What was seen, with the new objects or the refusal in it.
+            What was seen, with what the actions changed, or the refusal, in it.
         """
         for action in actions:
             seen = await self._do(seen, action)
             if seen.claim_refused is not None or seen.job_refused is not None:
                 break
+            log("acted", run=seen.run.key, action=action)
         return seen
 
     async def _do(self, seen: Observed, action: Action) -> Observed:
+        match action:
+            case Action.CREATE_WORKSPACE | Action.CREATE_JOB | Action.CREATE_UPLOAD_JOB:
+                return await self._make(seen, action)
+            case Action.SUSPEND_JOB:
+                return await self._suspend(seen)
+            case Action.RESUME_JOB:
+                return await self._set_job(seen, {"suspend": False, "parallelism": 1})
+            case Action.EVICT_POD:
+                return await self._evict(seen)
+            case Action.DELETE_RUN:
+                await self._delete(TRAININGS, seen.run.key, seen.run.key.name, seen.run.uid)
+                return seen
+            case _:
+                return await self._remove(seen, action)
+
+    async def _make(self, seen: Observed, action: Action) -> Observed:
         run, spec = seen.run, seen.run.spec
         if spec is None:
             raise InternalError(f"{action} was decided for a run whose spec can't be read")
@@ -53,11 +81,14 @@ class Actor:
             body, refused = await self._create(CLAIMS, run, build_workspace(run, spec))
             claim = read_claim(body) if body is not None else None
             return replace(seen, claim=claim, claim_refused=refused)
+        build = build_job if action is Action.CREATE_JOB else build_upload_job
         body, refused = await self._create(
-            JOBS, run, build_job(run, spec, default_image=self._default_image)
+            JOBS, run, build(run, spec, default_image=self._default_image)
         )
         job = read_job(body) if body is not None else None
-        return replace(seen, job=job, job_refused=refused)
+        if action is Action.CREATE_JOB:
+            return replace(seen, job=job, job_refused=refused)
+        return replace(seen, upload_job=job, job_refused=refused)
 
     async def _create(
         self, resource: Resource, run: Run, wanted: Object
@@ -77,3 +108,73 @@ class Actor:
             return None, Refused(kind=Refusal.CREATION_REFUSED, what=what, message=error.message)
         self._cache.put(resource, body)
         return body, None
+
+    async def _suspend(self, seen: Observed) -> Observed:
+        # Pods that the Job controller deletes for a suspension count as failures, and end the Job
+        # where they have to be killed. Evicted ones do neither; the Job replaces none of them while
+        # they end, and by then it is suspended.
+        for pod in seen.live_pods:
+            await self._try_evict(seen, pod)
+        return await self._set_job(seen, {"suspend": True})
+
+    async def _set_job(self, seen: Observed, changes: Object) -> Observed:
+        if seen.job is None:
+            return seen
+        patch = {"metadata": {"uid": seen.job.uid}, "spec": changes}
+        body = await self._client.patch(JOBS, seen.run.key.namespace, seen.job.name, patch)
+        self._cache.put(JOBS, body)
+        return replace(seen, job=read_job(body))
+
+    async def _evict(self, seen: Observed) -> Observed:
+        pod = seen.latest_pod
+        if pod is None or pod.has_ended:
+            return seen
+        if not await self._try_evict(seen, pod):
+            # A disruption budget protects what works; this pod does not.
+            await self._delete(PODS, seen.run.key, pod.name, pod.uid)
+        return replace(seen, pods=(*seen.pods[:-1], replace(pod, deleting=True)))
+
+    async def _try_evict(self, seen: Observed, pod: Pod) -> bool:
+        """Whether the pod goes, without counting as failed."""
+        if pod.deleting:
+            return True
+        try:
+            await self._client.evict(seen.run.key.namespace, pod.name, uid=pod.uid)
+        except (NotFoundError, ConflictError):
+            return True
+        except UnavailableError as error:
+            if error.status != TOO_MANY_REQUESTS:
+                raise
+            return False
+        return True
+
+    async def _remove(self, seen: Observed, action: Action) -> Observed:
+        run = seen.run.key
+        if action is Action.DELETE_WORKSPACE and seen.claim is not None:
+            await self._delete(CLAIMS, run, seen.claim.name, seen.claim.uid)
+            return replace(seen, claim=replace(seen.claim, deleting=True))
+        if action is Action.DELETE_OTHER_JOBS:
+            return replace(
+                seen, other_jobs=tuple([await self._end(seen, job) for job in seen.other_jobs])
+            )
+        if action is Action.DELETE_JOB and seen.job is not None:
+            return replace(seen, job=await self._end(seen, seen.job))
+        if action is Action.DELETE_UPLOAD_JOB and seen.upload_job is not None:
+            return replace(seen, upload_job=await self._end(seen, seen.upload_job))
+        return seen
+
+    async def _end(self, seen: Observed, job: Job) -> Job:
+        # In the foreground, so that the Job is there for as long as a pod of it is.
+        await self._delete(JOBS, seen.run.key, job.name, job.uid, propagation="Foreground")
+        return replace(job, deleting=True)
+
+    async def _delete(
+        self, resource: Resource, run: Key, name: str, uid: str, *, propagation: str = "Background"
+    ) -> None:
+        try:
+            await self._client.delete(
+                resource, run.namespace, name, uid=uid, propagation=propagation
+            )
+        except (NotFoundError, ConflictError):
+            # Gone, or another object has the name by now: either way there is nothing to delete.
+            self._cache.drop(resource, Key(run.namespace, name), uid=uid)

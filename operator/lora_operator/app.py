@@ -131,6 +131,7 @@ class App:
             writer=StatusWriter(client=client, identity=settings.identity),
             metrics=metrics,
             progress_of=self._puller.progress_of,
+            moved_at=self._puller.moved_at,
         )
         self._workers = Workers(
             queue=self._queue,

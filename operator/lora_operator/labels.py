@@ -10,6 +10,9 @@ MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 MANAGER = "lora-operator"
 RUN_LABEL = f"{GROUP}/run"
 RUN_UID_LABEL = f"{GROUP}/run-uid"
+# Kueue's own: a run that carries them goes through the queue that they name.
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+QUEUE_LABELS = (QUEUE_LABEL, "kueue.x-k8s.io/priority-class")
 TRAINER_CONTAINER = "trainer"
 CHILD_SELECTOR = f"{MANAGED_BY_LABEL}={MANAGER},{RUN_UID_LABEL}"
 
@@ -25,9 +28,22 @@ def labels_of(run_name: str, run_uid: str) -> dict[str, str]:
     }
 
 
-def job_name(run_name: str) -> str:
-    """Name of the run's one Job."""
-    return f"{run_name}-train"
+def job_name(run_name: str, number: int = 1) -> str:
+    """Name of the run's Job; there is another one only where the first could not go on."""
+    return f"{run_name}-train" if number == 1 else f"{run_name}-train-{number}"
+
+
+def job_number(run_name: str, name: str) -> int | None:
+    """Number of the Job of this name, or None where the name is none of ours."""
+    number = name.removeprefix(f"{run_name}-train-")
+    if name == job_name(run_name):
+        return 1
+    return int(number) if number.isdecimal() and name == job_name(run_name, int(number)) else None
+
+
+def upload_job_name(run_name: str) -> str:
+    """Name of the Job that stores what is trained but could not be stored."""
+    return f"{run_name}-upload"
 
 
 def workspace_name(run_name: str) -> str:

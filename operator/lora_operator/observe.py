@@ -4,15 +4,18 @@ A module of its own because it decides what is worth a question to the API serve
 costs none.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from types import MappingProxyType
 
 from lora_api.progress import Progress
 from lora_operator.builders.ownership import is_owned_by
 from lora_operator.cache import Cache
+from lora_operator.errors import NotFoundError, RefusedError
 from lora_operator.kube.client import KubeClient
-from lora_operator.kube.resources import CLAIMS, EVENTS, JOBS, PODS, TRAININGS
-from lora_operator.labels import job_name, workspace_name
+from lora_operator.kube.resources import CLAIMS, EVENTS, JOBS, PODS, TRAININGS, WORKLOADS
+from lora_operator.labels import job_number, upload_job_name, workspace_name
 from lora_operator.state.keys import Key, Object
 from lora_operator.state.pace import FIRST_LOOK_SECONDS
 from lora_operator.state.reading import read_claim, read_job, read_pod, read_run, read_time
@@ -23,16 +26,25 @@ PATIENCE = timedelta(seconds=FIRST_LOOK_SECONDS)
 MAX_EVENTS = 50
 # The kubelet repeats a warning at least this often while its cause lasts.
 STILL_TRUE = timedelta(seconds=150)
+# Kueue puts the Job's uid on the Workload that it makes for it.
+WORKLOAD_JOB_LABEL = "kueue.x-k8s.io/job-uid"
+NOTHING: Mapping[str, datetime] = MappingProxyType({})
 _KINDS = {Claim: "PersistentVolumeClaim", Job: "Job", Pod: "Pod"}
 
 
-def observe(cache: Cache, key: Key, progress_of: dict[str, Progress]) -> Observed | None:
+def observe(
+    cache: Cache,
+    key: Key,
+    progress_of: Mapping[str, Progress],
+    moved_at: Mapping[str, datetime] = NOTHING,
+) -> Observed | None:
     """What the cache knows of a run.
 
     Args:
         cache: Last known objects.
         key: The run.
         progress_of: Last told progress by pod uid.
+        moved_at: When that last changed, by our clock; not for pods that never could be asked.
 
     Returns:
         None where the run does not exist.
@@ -42,8 +54,12 @@ def observe(cache: Cache, key: Key, progress_of: dict[str, Progress]) -> Observe
         return None
     run = read_run(body)
     claim = _owned(cache.get(CLAIMS, Key(key.namespace, workspace_name(key.name))), run.uid)
-    job_body = _owned(cache.get(JOBS, Key(key.namespace, job_name(key.name))), run.uid)
-    job = read_job(job_body) if job_body is not None else None
+    jobs = _jobs_of(cache, key, run.uid)
+    upload_job = jobs.pop(upload_job_name(key.name), None)
+    numbers = [number for name in jobs if (number := job_number(key.name, name)) is not None]
+    # A later Job that exists is the present one, whatever somebody made of the status.
+    run = replace(run, job_number=max([run.job_number, *numbers]))
+    job = jobs.pop(run.job_name, None)
     pods = _pods_of(cache, key, job)
     return Observed(
         run=run,
@@ -51,7 +67,17 @@ def observe(cache: Cache, key: Key, progress_of: dict[str, Progress]) -> Observe
         job=job,
         pods=pods,
         progress=progress_of.get(pods[-1].uid) if pods else None,
+        progress_moved_at=moved_at.get(pods[-1].uid) if pods else None,
+        other_jobs=tuple(jobs.values()),
+        upload_job=upload_job,
+        upload_pods=_pods_of(cache, key, upload_job),
     )
+
+
+def _jobs_of(cache: Cache, key: Key, uid: str) -> dict[str, Job]:
+    """The run's Jobs by name."""
+    jobs = [read_job(body) for body in cache.children(key, JOBS) if is_owned_by(body, uid)]
+    return {job.name: job for job in jobs}
 
 
 def _owned(body: Object | None, uid: str) -> Object | None:
@@ -68,20 +94,40 @@ def _pods_of(cache: Cache, key: Key, job: Job | None) -> tuple[Pod, ...]:
 
 
 async def look_up_warnings(client: KubeClient, seen: Observed, now: datetime) -> Observed:
-    """Ask for the warnings about a claim or a Job that has waited for a while."""
+    """Ask for what explains a wait: warnings about what has waited for a while, Kueue's verdict."""
     namespace = seen.run.key.namespace
     claim, job, pod = seen.claim, seen.job, seen.latest_pod
     is_placed = pod is not None and pod.node is not None
     if claim is not None and claim.phase == "Pending" and not is_placed and _is_old(claim, now):
         warning = await _latest_warning(client, namespace, claim)
         seen = replace(seen, claim_warning=warning)
-    if job is not None and not job.is_finished and pod is None and _is_old(job, now):
+    if job is not None and job.suspended and seen.run.queue is not None:
+        seen = replace(seen, queue_verdict=await _queue_verdict(client, namespace, job))
+    elif job is not None and not job.is_finished and pod is None and _is_old(job, now):
         warning = await _latest_warning(client, namespace, job)
         seen = replace(seen, job_warning=warning)
     if pod is not None and pod.is_starting and _is_old(pod, now):
         warning = await _latest_warning(client, namespace, pod, since=now - STILL_TRUE)
         seen = replace(seen, pod_warning=warning)
     return seen
+
+
+async def _queue_verdict(client: KubeClient, namespace: str, job: Job) -> str | None:
+    """Why Kueue holds a Job back, in its own words."""
+    try:
+        found = await client.list_objects(
+            WORKLOADS, namespace, params={"labelSelector": f"{WORKLOAD_JOB_LABEL}={job.uid}"}
+        )
+    except (NotFoundError, RefusedError):
+        # Kueue is not installed, or keeps its Workloads to itself: the Job alone has to do.
+        return None
+    conditions = [c for w in found for c in w.get("status", {}).get("conditions", [])]
+    for kind in ("Evicted", "QuotaReserved", "Admitted"):
+        for condition in conditions:
+            bad = "True" if kind == "Evicted" else "False"
+            if condition["type"] == kind and condition["status"] == bad:
+                return f"{condition.get('reason', '')}: {condition.get('message', '')}".strip(": ")
+    return None
 
 
 def _is_old(child: Claim | Job | Pod, now: datetime) -> bool:

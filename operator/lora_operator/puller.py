@@ -15,10 +15,11 @@ from pydantic import ValidationError
 
 from lora_api.job import PROGRESS_PORT
 from lora_api.progress import MAX_PROGRESS_BYTES, Progress
+from lora_api.reasons import Reason
+from lora_api.status import ConditionType
 from lora_operator.builders.ownership import is_owned_by
 from lora_operator.cache import Cache, run_of
 from lora_operator.kube.resources import JOBS, PODS, TRAININGS
-from lora_operator.labels import job_name
 from lora_operator.metrics import Metrics
 from lora_operator.rules.running import is_worth_writing
 from lora_operator.settings import ProgressRoute
@@ -72,6 +73,8 @@ class ProgressPuller:
             on_change: Told the run whose progress is worth a write.
         """
         self.progress_of: dict[str, Progress] = {}
+        self.moved_at: dict[str, datetime] = {}
+        """When what a pod tells last changed, by our clock and by pod uid."""
         self._cache = cache
         self._pods = pods
         self._api = api
@@ -91,8 +94,9 @@ class ProgressPuller:
             targets = list(self._targets())
             await asyncio.gather(*(self._pull(target) for target in targets))
             alive = {target.pod_uid for target in targets}
-            for uid in self.progress_of.keys() - alive:
-                del self.progress_of[uid]
+            for known in (self.progress_of, self.moved_at):
+                for uid in known.keys() - alive:
+                    del known[uid]
             await asyncio.sleep(max(0.1, pace(len(targets)) - (time.monotonic() - begun)))
 
     def _targets(self) -> Iterator[Target]:
@@ -112,21 +116,26 @@ class ProgressPuller:
         a pod in the node's network would have us ask the node.
         """
         training = self._cache.get(TRAININGS, run)
-        job = self._cache.get(JOBS, Key(run.namespace, job_name(run.name)))
-        return (
-            training is not None
-            and job is not None
-            and is_owned_by(job, training["metadata"]["uid"])
+        return training is not None and any(
+            is_owned_by(job, training["metadata"]["uid"])
             and is_owned_by(pod, job["metadata"]["uid"])
+            for job in self._cache.children(run, JOBS)
         )
 
     async def _pull(self, target: Target) -> None:
         async with self._slots:
             told = await self._ask(target)
-        if told is None or told == self.progress_of.get(target.pod_uid):
+        known = self.progress_of.get(target.pod_uid)
+        body = self._cache.get(TRAININGS, target.run)
+        if told is None:
+            if body is not None and _was_asked_before(body, target):
+                self.moved_at.setdefault(target.pod_uid, datetime.now(UTC))
+            return
+        if known is None or _moved(known, told):
+            self.moved_at[target.pod_uid] = datetime.now(UTC)
+        if told == known:
             return
         self.progress_of[target.pod_uid] = told
-        body = self._cache.get(TRAININGS, target.run)
         if body is not None and _worth(body, told):
             self._on_change(target.run)
 
@@ -187,6 +196,29 @@ async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
         if len(data) > MAX_PROGRESS_BYTES:
             raise ValueError("the progress document is too long")
     return data
+
+
+def _moved(known: Progress, told: Progress) -> bool:
+    """Whether the trainer has done anything; that it answers proves nothing."""
+    return (known.stage, known.stage_percent, known.step) != (
+        told.stage,
+        told.stage_percent,
+        told.step,
+    )
+
+
+def _was_asked_before(body: Object, target: Target) -> bool:
+    """Whether this pod could once be asked, by us or by an earlier leader.
+
+    Silence counts against a trainer only then: that we have no way to it is not its fault.
+    """
+    status = body.get("status", {})
+    return status.get("podName") == target.pod_name and any(
+        condition["type"] == ConditionType.RUNNING
+        and condition["status"] == "True"
+        and condition["reason"] != Reason.RUNNING
+        for condition in status.get("conditions", [])
+    )
 
 
 def _worth(body: Object, told: Progress) -> bool:

@@ -6,7 +6,7 @@ is the operator's correctness in one screen.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -16,14 +16,14 @@ from lora_operator.actions import Actor
 from lora_operator.cache import Cache
 from lora_operator.errors import ConflictError, NotFoundError, OperatorError
 from lora_operator.kube.client import KubeClient
-from lora_operator.kube.resources import JOBS, PODS, TRAININGS, Resource
-from lora_operator.labels import RUN_UID_LABEL, job_name
+from lora_operator.kube.resources import CLAIMS, JOBS, PODS, TRAININGS, Resource
+from lora_operator.labels import RUN_UID_LABEL
 from lora_operator.logs import log
 from lora_operator.metrics import Metrics
-from lora_operator.observe import look_up_warnings, observe
+from lora_operator.observe import NOTHING, look_up_warnings, observe
 from lora_operator.rules.decide import decide
 from lora_operator.run_metrics import bounded_reason, bounded_recipe
-from lora_operator.state.decision import Decision, Event
+from lora_operator.state.decision import Action, Decision, Event
 from lora_operator.state.keys import Key
 from lora_operator.state.text import quote
 from lora_operator.state.views import Observed, Run
@@ -46,16 +46,18 @@ class Reconciler:
         actor: Actor,
         writer: StatusWriter,
         metrics: Metrics,
-        progress_of: dict[str, Progress],
+        progress_of: Mapping[str, Progress],
+        moved_at: Mapping[str, datetime] = NOTHING,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
-        """Wire the parts together; `progress_of` is filled by the progress puller."""
+        """Wire the parts together; `progress_of` and `moved_at` are filled by the puller."""
         self._client = client
         self._cache = cache
         self._actor = actor
         self._writer = writer
         self._metrics = metrics
         self._progress_of = progress_of
+        self._moved_at = moved_at
         self._now = now
         self._unreadable: dict[Key, str] = {}
 
@@ -84,21 +86,21 @@ class Reconciler:
         return max(0.0, (decision.revisit_at - self._now()).total_seconds())
 
     async def _reconcile(self, key: Key) -> Decision | None:
-        seen = observe(self._cache, key, self._progress_of)
+        seen = self._observe(key)
         self._note_unreadable(key, seen)
         if seen is None:
             return None
         seen = await look_up_warnings(self._client, seen, self._now())
         decision = decide(seen, self._now())
         if decision.actions:
-            seen = await self._create(key)
+            seen = await self._act(key, decision.actions)
             if seen is None:
                 return None
             decision = decide(seen, self._now())
         if decision.ends_run:
             # A terminal status can't be taken back, so it is decided on live objects only.
             await self._reread(key)
-            seen = observe(self._cache, key, self._progress_of)
+            seen = self._observe(key)
             if seen is None:
                 return None
             decision = decide(seen, self._now())
@@ -109,30 +111,40 @@ class Reconciler:
             await self._write(seen.run, decision.status, decision.events)
         return decision
 
-    async def _create(self, key: Key) -> Observed | None:
-        """What there is of a run, once what it lacks has been created.
+    def _observe(self, key: Key) -> Observed | None:
+        return observe(self._cache, key, self._progress_of, self._moved_at)
+
+    async def _act(self, key: Key, wished: tuple[Action, ...]) -> Observed | None:
+        """What there is of a run, once what was due has been done.
 
         The watch of runs may be behind that of Jobs, or the run a ghost: only the run as it is now
-        says whether something is created for it.
+        says whether something is created for it, and only all of it as it is now whether something
+        is taken away.
         """
-        await self._reread_one(TRAININGS, key)
-        seen = observe(self._cache, key, self._progress_of)
+        if all(action.only_adds for action in wished):
+            await self._reread_one(TRAININGS, key)
+        else:
+            await self._reread(key)
+        seen = self._observe(key)
         if seen is None:
             return None
         actions = decide(seen, self._now()).actions
         if actions:
             seen = await self._actor.act(seen, actions)
-            self._log_creation(seen)
+            self._log_refusal(seen)
         return seen
 
     async def _reread(self, key: Key) -> None:
-        """Bring run, Job and pods in the cache up to the API server's state."""
+        """Bring run, claim, Job and pods in the cache up to the API server's state."""
         await self._reread_one(TRAININGS, key)
-        await self._reread_one(JOBS, Key(key.namespace, job_name(key.name)))
-        run = self._cache.get(TRAININGS, key)
-        if run is None:
+        seen = self._observe(key)
+        if seen is None:
             return
-        selector = f"{RUN_UID_LABEL}={run['metadata']['uid']}"
+        for name in (seen.run.job_name, *((seen.upload_job.name,) if seen.upload_job else ())):
+            await self._reread_one(JOBS, Key(key.namespace, name))
+        if seen.claim is not None:
+            await self._reread_one(CLAIMS, Key(key.namespace, seen.claim.name))
+        selector = f"{RUN_UID_LABEL}={seen.run.uid}"
         pods = await self._client.list_objects(
             PODS, key.namespace, params={"labelSelector": selector}
         )
@@ -190,12 +202,10 @@ class Reconciler:
             cure="a newer operator wrote it: run that version again, or create the run again",
         )
 
-    def _log_creation(self, seen: Observed) -> None:
+    def _log_refusal(self, seen: Observed) -> None:
         refused = seen.claim_refused or seen.job_refused
         if refused is not None:
             log("creation refused", run=seen.run.key, what=refused.what, reason=refused.kind)
-        elif seen.job is not None:
-            log("job created", run=seen.run.key, job=seen.job.name)
 
     def _count(self, run: Run, status: LoRATrainingStatus) -> None:
         recipe = bounded_recipe(run.spec.recipe if run.spec is not None else "")

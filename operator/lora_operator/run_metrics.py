@@ -20,6 +20,7 @@ from lora_operator.state.keys import Object
 # Each running run costs six time series; more than this is a fleet to be read from the API.
 MAX_RUNS_WITH_SERIES = 500
 
+_WAITING = frozenset({Phase.PENDING, Phase.QUEUED, Phase.STARTING})
 _PER_RUN = {
     "loratraining_progress_ratio": ("Share of the optimiser steps done, 0 to 1.", "percent", 0.01),
     "loratraining_step": ("Optimiser steps done.", "step", 1.0),
@@ -81,9 +82,7 @@ class RunCollector(Collector):
             "Runs that wait for something before the trainer runs, by reason.",
             labels=["reason"],
         )
-        waiting = Counter(
-            _running_reason(run) for run in runs if _phase(run) in {Phase.PENDING, Phase.STARTING}
-        )
+        waiting = Counter(_running_reason(run) for run in runs if _phase(run) in _WAITING)
         for reason, count in waiting.items():
             family.add_metric([reason], count)
         return family

@@ -158,10 +158,18 @@ def test_defaults_are_filled_in_by_the_api_server(
     for section in ("network", "limits", "workspace", "resources"):
         manifest["spec"].pop(section, None)
     spec = create(manifest)["spec"]
-    assert spec["network"]["rank"] == 16
-    assert spec["network"]["targetModules"] == ["to_q", "to_k", "to_v", "to_out.0"]
-    assert spec["limits"] == {"activeDeadlineSeconds": 7200, "retries": 3}
+    assert spec["network"]["dropout"] == 0
+    assert spec["limits"] == {
+        "activeDeadlineSeconds": 7200,
+        "retries": 3,
+        "creationTimeoutSeconds": 3600,
+        "scheduleTimeoutSeconds": 3600,
+        "startTimeoutSeconds": 1800,
+        "stallTimeoutSeconds": 600,
+    }
     assert spec["workspace"]["type"] == "PersistentVolumeClaim"
+    assert spec["retention"] == {"jobSeconds": 600, "workspace": "Delete"}
+    assert spec["suspend"] is False
 
 
 def test_an_unknown_field_is_dropped_and_strict_clients_are_told(
@@ -175,18 +183,40 @@ def test_an_unknown_field_is_dropped_and_strict_clients_are_told(
     assert 'unknown field \\"spec.network.rnak\\"' in caught.value.body
 
 
-def test_spec_cannot_change_after_creation(
+CHANGES: list[tuple[str, Manifest, str]] = [
+    ("a setting", {"network": {"rank": 4}}, "spec.network is immutable"),
+    ("a setting that was not given", {"user": "ben"}, "spec.user is immutable"),
+    ("a limit", {"limits": {"retries": 9}}, "spec.limits is immutable"),
+    ("a section taken away", {"output": None}, "spec.output"),
+    ("suspend", {"suspend": True}, ""),
+    ("resume", {"suspend": False}, ""),
+    ("retention", {"retention": {"ttlSeconds": 60, "workspace": "Retain"}}, ""),
+    ("priority", {"priorityClassName": "high"}, ""),
+    ("priority taken away", {"priorityClassName": None}, ""),
+    ("cancel", {"cancel": {}}, ""),
+    ("how to cancel", {"cancel": {"keepPartial": True}}, ""),
+    ("cancel taken back", {"cancel": None}, "can't be taken back"),
+]
+
+
+def test_of_a_spec_only_what_is_meant_to_change_can(
     objects: client.CustomObjectsApi, create: Callable[..., Manifest]
 ) -> None:
-    create(changed("metadata.name", "fixed"), dry_run=False)
+    manifest = changed("metadata.name", "fixed")
+    del manifest["spec"]["user"]
+    create(manifest, dry_run=False)
+    where = (GROUP, VERSION, "default", PLURAL, "fixed")
     try:
-        with pytest.raises(ApiException) as caught:
-            objects.patch_namespaced_custom_object(
-                GROUP, VERSION, "default", PLURAL, "fixed", {"spec": {"network": {"rank": 4}}}
-            )
-        assert "spec is immutable" in caught.value.body
+        for sentence, patch, refusal in CHANGES:
+            told = ""
+            try:
+                objects.patch_namespaced_custom_object(*where, {"spec": patch})
+            except ApiException as error:
+                told = str(error.body)
+            assert bool(told) == bool(refusal), f"{sentence}: {told}"
+            assert refusal in told, sentence
     finally:
-        objects.delete_namespaced_custom_object(GROUP, VERSION, "default", PLURAL, "fixed")
+        objects.delete_namespaced_custom_object(*where)
 
 
 def test_status_is_written_only_through_its_subresource(

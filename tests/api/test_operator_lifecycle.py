@@ -62,6 +62,9 @@ def test_a_run_goes_from_apply_to_completed(stage: Stage) -> None:
         "ArtifactStored": "True",
         "Validated": "True",
         "Succeeded": "True",
+        "Suspended": "False",
+        "Reconciling": "False",
+        "Stalled": "False",
     }
     assert status["artifact"]["uri"] == "s3://models/anna/model.safetensors"
     assert status["validation"]["improvementPercent"] == 50

@@ -27,6 +27,8 @@ class Row:
     reason: Reason
     says: tuple[str, ...] = ()
     """Parts of the message, each of which has to be there."""
+    leads_on: bool = False
+    """Whether the next look goes on from here by itself, so that it finds more to say."""
 
 
 PULL = 'Back-off pulling image "reg/x:1": ErrImagePull: reg/x:1: not found'
@@ -199,24 +201,24 @@ UNDER_WAY: dict[str, Row] = {
         sight=seen().with_pods(a_pod().running()).with_progress(Stage.TRAIN, 40),
         phase=Phase.TRAINING,
         truth="True",
-        reason=Reason.RUNNING,
+        reason=Reason.TRAINING,
     ),
     "drawing samples is validating": Row(
         sight=seen().with_pods(a_pod().running()).with_progress(Stage.SAMPLE, 100),
         phase=Phase.VALIDATING,
         truth="True",
-        reason=Reason.RUNNING,
+        reason=Reason.VALIDATING,
     ),
     "publishing is uploading": Row(
         sight=seen().with_pods(a_pod().running()).with_progress(Stage.PUBLISH, 100),
         phase=Phase.UPLOADING,
         truth="True",
-        reason=Reason.RUNNING,
+        reason=Reason.UPLOADING,
     ),
     "a trainer that is done is not Completed before its Job is": Row(
         sight=seen().with_pods(a_pod().ended(0, a_good_result())),
         phase=Phase.UPLOADING,
-        reason=Reason.RUNNING,
+        reason=Reason.FINISHING,
     ),
     "a stored LoRA is recorded as soon as the pod tells of it": Row(
         sight=seen().with_pods(a_pod().ended(0, a_good_result())),

@@ -65,8 +65,15 @@ JOB_FIELDS: dict[str, tuple[Callable[[], Any], Any]] = {
         lambda: job_of(a_training())["spec"]["podFailurePolicy"]["rules"][0],
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
     ),
-    "bad input, divergence, no start and too little memory are never tried again": (
+    "a checkpoint written on SIGTERM costs none either": (
         lambda: job_of(a_training())["spec"]["podFailurePolicy"]["rules"][1],
+        {
+            "action": "Ignore",
+            "onExitCodes": {"containerName": "trainer", "operator": "In", "values": [143]},
+        },
+    ),
+    "bad input, divergence, no start and too little memory are never tried again": (
+        lambda: job_of(a_training())["spec"]["podFailurePolicy"]["rules"][2],
         {
             "action": "FailJob",
             "onExitCodes": {

@@ -225,12 +225,12 @@ async def test_a_status_that_cannot_be_read_is_told_once_per_version(
     reconciler = a_reconciler(api, cache, metrics)
     for version in ("200", "200", "201"):
         body = live(a_training(), resourceVersion=version)
-        body["status"] = {"phase": "Suspended"}
+        body["status"] = {"phase": "Hibernating"}
         cache.put(TRAININGS, body)
         api.hold(TRAININGS, body)
         with caplog.at_level(logging.WARNING, logger="lora_operator"):
             await reconciler.reconcile(ANNA)
-    assert api.status() == {"phase": "Suspended"}
+    assert api.status() == {"phase": "Hibernating"}
     assert [record.getMessage() for record in caplog.records] == ["status not readable"] * 2
     told = caplog.records[0].__dict__["lora_fields"]
     assert told["run"] == "studio/anna"

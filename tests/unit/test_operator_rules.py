@@ -5,6 +5,7 @@ from tests.builders import NOW, a_job, a_pod, a_training
 from tests.results import a_bad_result, a_good_result
 from tests.sights import seen
 from tests.unit.rows_between_attempts import BETWEEN_ATTEMPTS
+from tests.unit.rows_lifecycle import LIFECYCLE
 from tests.unit.rows_under_way import SCHEDULER, UNDER_WAY, Row
 
 from lora_api.progress import Stage
@@ -21,6 +22,7 @@ SECOND = a_pod().named("anna-train-x2").aged(1)
 ROWS: dict[str, Row] = {
     **UNDER_WAY,
     **BETWEEN_ATTEMPTS,
+    **LIFECYCLE,
     "a completed Job with a result is Completed": Row(
         sight=seen().with_job(a_job().complete()).with_pods(a_pod().ended(0, a_good_result())),
         phase=Phase.COMPLETED,
@@ -207,7 +209,7 @@ def test_what_is_seen_becomes_what_is_said(sentence: str) -> None:
     assert not missing, f"{missing} not in: {text}"
 
 
-@pytest.mark.parametrize("sentence", ROWS)
+@pytest.mark.parametrize("sentence", [s for s, row in ROWS.items() if not row.leads_on])
 def test_a_second_look_at_the_same_changes_nothing(sentence: str) -> None:
     sight = ROWS[sentence].sight
     again = sight.after(sight).decide(now=NOW)
@@ -267,9 +269,9 @@ def test_a_refused_claim_keeps_the_job_from_being_created() -> None:
     assert decision.revisit_at is not None
 
 
-def test_a_vanished_claim_is_not_made_again_under_a_running_job() -> None:
-    sight = seen().with_job()._with(claim=None)
-    assert sight.decide().actions == ()
+def test_a_vanished_claim_is_made_again_for_the_next_attempt_but_not_under_a_running_pod() -> None:
+    assert seen().with_job().without_claim().decide().actions == (Action.CREATE_WORKSPACE,)
+    assert seen().with_pods(a_pod().running()).without_claim().decide().actions == ()
 
 
 def test_a_job_that_vanished_is_not_made_again() -> None:
@@ -278,7 +280,7 @@ def test_a_job_that_vanished_is_not_made_again() -> None:
 
 def test_a_status_that_a_newer_version_wrote_is_left_alone() -> None:
     training = a_training()
-    training.status.update({"phase": "Suspended"})
+    training.status.update({"phase": "Hibernating"})
     assert seen(training).decide() == Decision(status=None)
 
 

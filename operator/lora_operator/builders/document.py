@@ -4,8 +4,8 @@ A module of its own because reading a run checks it before anything is created, 
 it.
 """
 
-from lora_api.job import PROGRESS_PORT, JobDocument, ServerSettings
-from lora_api.training import LoRATrainingSpec
+from lora_api.job import PROGRESS_PORT, JobDocument, JobLimits, JobWorkspace, ServerSettings
+from lora_api.training import LoRATrainingSpec, WorkspaceType
 
 
 def job_document(*, name: str, uid: str, spec: LoRATrainingSpec) -> JobDocument:
@@ -25,5 +25,7 @@ def job_document(*, name: str, uid: str, spec: LoRATrainingSpec) -> JobDocument:
         checkpoints=spec.checkpoints,
         validation=spec.validation,
         output=spec.output,
+        limits=JobLimits(stall_timeout_seconds=spec.limits.stall_timeout_seconds),
+        workspace=JobWorkspace(ephemeral=spec.workspace.type is WorkspaceType.EPHEMERAL),
         server=ServerSettings(host="0.0.0.0", port=PROGRESS_PORT),  # noqa: S104 - a pod's own IP
     )

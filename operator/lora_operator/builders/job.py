@@ -6,6 +6,7 @@ the rules of a "restricted" namespace are kept.
 
 from typing import Any
 
+from lora_api.exit_codes import ExitCode
 from lora_api.job import (
     JOB_ENVIRONMENT_VARIABLE,
     PROGRESS_PORT,
@@ -14,7 +15,8 @@ from lora_api.job import (
 from lora_api.training import LoRATrainingSpec
 from lora_operator.builders.document import job_document
 from lora_operator.builders.ownership import metadata
-from lora_operator.labels import TRAINER_CONTAINER, job_name, workspace_name
+from lora_operator.builders.workspace import workspace_volume
+from lora_operator.labels import TRAINER_CONTAINER, labels_of, upload_job_name
 from lora_operator.state.last_codes import LAST_CODES
 from lora_operator.state.views import Run
 
@@ -27,6 +29,8 @@ GRACE_SECONDS = 60
 # Python's tempfile and torch's compiler caches; bounded so that a pod can't fill the node's disk.
 TMP_SIZE = "2Gi"
 REQUIRED_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+UPLOAD_CPU = "500m"
+UPLOAD_SECONDS = 1800
 OPTIONAL_KEYS = ("AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL")
 
 
@@ -38,7 +42,37 @@ def build_job(run: Run, spec: LoRATrainingSpec, *, default_image: str) -> dict[s
         spec: What it asks for.
         default_image: Trainer image where the spec names none.
     """
-    meta = metadata(run, job_name(run.key.name))
+    meta = metadata(run, run.job_name)
+    meta["labels"] |= run.queue_labels
+    job = _job(run, meta, spec, default_image=default_image)
+    job["spec"] |= {
+        "backoffLimit": spec.limits.retries,
+        "activeDeadlineSeconds": spec.limits.active_deadline_seconds,
+        "podFailurePolicy": _failure_policy(),
+    }
+    if run.queue is not None:
+        # Kueue lets it go; its webhook would do the same, but may be down just now.
+        job["spec"]["suspend"] = True
+    return job
+
+
+def build_upload_job(run: Run, spec: LoRATrainingSpec, *, default_image: str) -> dict[str, Any]:
+    """One more try to store what is trained: the same trainer on the same workspace, on the CPU.
+
+    It finds all stages but the last done. One pod, because the next try comes within the hour.
+    """
+    meta = metadata(run, upload_job_name(run.key.name))
+    on_cpu = spec.model_copy(
+        update={"resources": spec.resources.model_copy(update={"gpus": 0, "cpu": UPLOAD_CPU})}
+    )
+    job = _job(run, meta, on_cpu, default_image=default_image)
+    job["spec"] |= {"backoffLimit": 0, "activeDeadlineSeconds": UPLOAD_SECONDS}
+    return job
+
+
+def _job(
+    run: Run, meta: dict[str, Any], spec: LoRATrainingSpec, *, default_image: str
+) -> dict[str, Any]:
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -46,13 +80,10 @@ def build_job(run: Run, spec: LoRATrainingSpec, *, default_image: str) -> dict[s
         "spec": {
             "completions": 1,
             "parallelism": 1,
-            "backoffLimit": spec.limits.retries,
-            "activeDeadlineSeconds": spec.limits.active_deadline_seconds,
             # The next attempt waits until the last one is really gone: they share a workspace.
             "podReplacementPolicy": "Failed",
-            "podFailurePolicy": _failure_policy(),
             "template": {
-                "metadata": {"labels": dict(meta["labels"])},
+                "metadata": {"labels": labels_of(run.key.name, run.uid)},
                 "spec": _pod_spec(run, spec, default_image=default_image),
             },
         },
@@ -67,6 +98,15 @@ def _failure_policy() -> dict[str, Any]:
             {
                 "action": "Ignore",
                 "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+            },
+            # SIGTERM that the trainer answered with a checkpoint: suspension, Kueue, a deletion.
+            {
+                "action": "Ignore",
+                "onExitCodes": {
+                    "containerName": TRAINER_CONTAINER,
+                    "operator": "In",
+                    "values": [int(ExitCode.INTERRUPTED)],
+                },
             },
             {
                 "action": "FailJob",
@@ -97,13 +137,12 @@ def _pod_spec(run: Run, spec: LoRATrainingSpec, *, default_image: str) -> dict[s
         },
         "containers": [_container(run, spec, default_image=default_image)],
         "volumes": [
-            {
-                "name": "workspace",
-                "persistentVolumeClaim": {"claimName": workspace_name(run.key.name)},
-            },
+            {"name": "workspace", **workspace_volume(run, spec)},
             {"name": "tmp", "emptyDir": {"sizeLimit": TMP_SIZE}},
         ],
     }
+    if spec.priority_class_name is not None:
+        pod["priorityClassName"] = spec.priority_class_name
     if spec.resources.gpus:
         pod["tolerations"] = [
             {"key": GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"},
@@ -118,7 +157,7 @@ def _container(run: Run, spec: LoRATrainingSpec, *, default_image: str) -> dict[
         "args": ["run"],
         "env": _environment(run, spec),
         "ports": [{"name": "progress", "containerPort": PROGRESS_PORT}],
-        "resources": _resources(spec),
+        "resources": _resources(run, spec),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -132,10 +171,11 @@ def _container(run: Run, spec: LoRATrainingSpec, *, default_image: str) -> dict[
     }
 
 
-def _resources(spec: LoRATrainingSpec) -> dict[str, Any]:
+def _resources(run: Run, spec: LoRATrainingSpec) -> dict[str, Any]:
     wanted = spec.resources
-    requests = {"cpu": wanted.cpu, "memory": wanted.memory}
-    limits = {"memory": wanted.memory}
+    memory = run.status.memory or wanted.memory
+    requests = {"cpu": wanted.cpu, "memory": memory}
+    limits = {"memory": memory}
     if wanted.gpus:
         requests[GPU_RESOURCE] = limits[GPU_RESOURCE] = str(wanted.gpus)
     return {"requests": requests, "limits": limits}

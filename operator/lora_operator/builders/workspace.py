@@ -1,11 +1,11 @@
-"""The workspace claim: where checkpoints, caches and the unsent result survive a pod.
+"""The workspace: a claim that survives the pod, or a folder of the node that does not.
 
-A module of its own because other kinds of workspace will stand beside it.
+A module of its own because claim and volume have to agree on which of the two it is.
 """
 
 from typing import Any
 
-from lora_api.training import LoRATrainingSpec
+from lora_api.training import LoRATrainingSpec, WorkspaceType
 from lora_operator.builders.ownership import metadata
 from lora_operator.labels import workspace_name
 from lora_operator.state.views import Run
@@ -26,3 +26,10 @@ def build_workspace(run: Run, spec: LoRATrainingSpec) -> dict[str, Any]:
         "metadata": metadata(run, workspace_name(run.key.name)),
         "spec": claim,
     }
+
+
+def workspace_volume(run: Run, spec: LoRATrainingSpec) -> dict[str, Any]:
+    """The source of the pod's workspace volume."""
+    if spec.workspace.type is WorkspaceType.EPHEMERAL:
+        return {"emptyDir": {"sizeLimit": spec.workspace.size}}
+    return {"persistentVolumeClaim": {"claimName": workspace_name(run.key.name)}}

@@ -4,7 +4,7 @@ from lora_api.job import BUILT_IN_RECIPES
 from lora_api.reasons import Reason
 from lora_api.status import ConditionType, FailureStatus
 from lora_operator.rules.base import Verdict
-from lora_operator.state.decision import Draft
+from lora_operator.state.draft import Draft
 from lora_operator.state.text import quote
 from lora_operator.state.views import Observed
 

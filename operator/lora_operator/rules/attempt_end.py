@@ -9,9 +9,8 @@ from pydantic import ValidationError
 from lora_api.reasons import Reason
 from lora_api.result import Outcome, Result
 from lora_api.status import FailureStatus
-from lora_api.training import LoRATrainingSpec
 from lora_operator.state.last_codes import KILLED, LAST_CODES
-from lora_operator.state.text import clip, quote, tail
+from lora_operator.state.text import clip, quote, tail, twice
 from lora_operator.state.views import Observed, Pod
 
 
@@ -34,7 +33,7 @@ def explain_end(seen: Observed, pod: Pod) -> FailureStatus:
         # Tried again whatever the trainer met on its way out, so nothing final is said here.
         return _taken_away(pod)
     if pod.container.end_reason == "OOMKilled":
-        return _out_of_memory(seen.run.spec, code)
+        return _out_of_memory(seen, code)
     if result is not None and result.outcome is not Outcome.SUCCEEDED:
         return FailureStatus(
             reason=result.reason,
@@ -57,14 +56,18 @@ def _taken_away(pod: Pod) -> FailureStatus:
     )
 
 
-def _out_of_memory(spec: LoRATrainingSpec | None, exit_code: int | None) -> FailureStatus:
-    limit = f" of {spec.resources.memory}" if spec is not None else ""
+def _out_of_memory(seen: Observed, exit_code: int | None) -> FailureStatus:
+    spec = seen.run.spec
+    memory = seen.run.status.memory or (spec.resources.memory if spec is not None else None)
+    limit = f" of {memory}" if memory is not None else ""
+    more = f" of {twice(memory)}" if memory is not None else ""
     return FailureStatus(
         reason=Reason.OUT_OF_MEMORY,
         message=(
             f"The trainer went over its memory limit{limit} and was killed. "
-            "Create the run again with a larger spec.resources.memory, or with a smaller "
-            "spec.optimization.batchSize or resolution."
+            f"Create the run again with a larger spec.resources.memory (twice as much{more} mostly "
+            "does), or with a smaller spec.optimization.batchSize or resolution; with "
+            "spec.resources.memoryOnRetry the next run tries that by itself."
         ),
         retryable=False,
         exit_code=exit_code,

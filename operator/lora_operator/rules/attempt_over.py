@@ -1,10 +1,10 @@
 """The latest pod has ended, but the Job has not: either its end is near, or it tries again."""
 
 from lora_api.reasons import Reason
-from lora_api.status import ConditionType, Phase
+from lora_api.status import ConditionType
 from lora_operator.rules.attempt_end import explain_end
 from lora_operator.rules.base import Verdict
-from lora_operator.state.decision import Draft
+from lora_operator.state.draft import Draft
 from lora_operator.state.last_codes import LAST_CODES
 from lora_operator.state.text import sentence
 from lora_operator.state.views import Observed, Pod
@@ -18,7 +18,7 @@ def attempt_is_over(seen: Observed, draft: Draft) -> Verdict:
     if pod.container.exit_code == 0 or (
         pod.phase == "Succeeded" and pod.container.exit_code is None
     ):
-        draft.wait(Phase.UPLOADING, Reason.RUNNING, "The trainer is done; the Job closes.")
+        draft.wait(Reason.FINISHING, "The trainer is done; the Job closes.")
         return Verdict.SETTLED
     failure = explain_end(seen, pod)
     draft.failure = failure
@@ -28,7 +28,6 @@ def attempt_is_over(seen: Observed, draft: Draft) -> Verdict:
         draft.set(ConditionType.RUNNING, "False", failure.reason, failure.message)
         return Verdict.SETTLED
     draft.wait(
-        Phase.PENDING,
         Reason.RETRYING,
         f"Attempt {draft.attempts} failed ({failure.reason}): {sentence(failure.message)} "
         "It is tried again.",

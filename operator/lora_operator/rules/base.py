@@ -6,7 +6,7 @@ A module of its own so that the rules need not import the chain that runs them.
 from collections.abc import Callable
 from enum import Enum, auto
 
-from lora_operator.state.decision import Draft
+from lora_operator.state.draft import Draft
 from lora_operator.state.views import Observed
 
 

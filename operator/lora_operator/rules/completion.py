@@ -1,18 +1,20 @@
 """The Job completed: the result is read from the pod, and the run ends well if it is there."""
 
+from datetime import datetime
+
 from lora_api.reasons import Reason
 from lora_api.result import Outcome, Result
-from lora_api.status import ArtifactStatus, ConditionType, FailureStatus, Phase, ProgressStatus
+from lora_api.status import ArtifactStatus, ConditionType, FailureStatus, ProgressStatus
 from lora_operator.rules.attempt_end import result_of
 from lora_operator.rules.base import Verdict
-from lora_operator.state.decision import Draft
+from lora_operator.state.draft import Draft
 from lora_operator.state.text import duration, four_digits
 from lora_operator.state.views import Observed
 
 
 def result_is_recorded(seen: Observed, draft: Draft) -> Verdict:
     """A stored LoRA is recorded as soon as its pod tells of it, before the pod can be lost."""
-    for pod in reversed(seen.pods):
+    for pod in reversed(seen.pods + seen.upload_pods):
         result = result_of(pod)
         if pod.container.exit_code == 0 and result is not None:
             _record(result, draft)
@@ -35,13 +37,13 @@ def job_completed(seen: Observed, draft: Draft) -> Verdict:
         )
         draft.set(ConditionType.VALIDATED, "Unknown", Reason.RESULT_MISSING)
         return Verdict.SETTLED
-    draft.phase = Phase.COMPLETED
-    draft.completed_at = seen.job.completed_at
-    draft.failure = None
-    draft.message = _summary(draft.artifact, draft)
-    draft.set(ConditionType.RUNNING, "False", Reason.COMPLETED)
-    draft.set(ConditionType.SUCCEEDED, "True", Reason.COMPLETED, draft.message)
+    complete(draft, draft.artifact, at=seen.job.completed_at)
     return Verdict.SETTLED
+
+
+def complete(draft: Draft, artifact: ArtifactStatus, *, at: datetime) -> None:
+    """End the run well: the LoRA is stored, and the Job that stored it is done."""
+    draft.complete(_summary(artifact, draft, at), at=at)
 
 
 def _record(result: Result, draft: Draft) -> None:
@@ -86,10 +88,10 @@ def _measured(draft: Draft) -> str:
     )
 
 
-def _summary(artifact: ArtifactStatus, draft: Draft) -> str:
+def _summary(artifact: ArtifactStatus, draft: Draft, at: datetime) -> str:
     text = f"Trained, checked and stored at {artifact.uri}"
-    if draft.started_at is not None and draft.completed_at is not None:
-        text += f" in {duration((draft.completed_at - draft.started_at).total_seconds())}"
+    if draft.started_at is not None:
+        text += f" in {duration((at - draft.started_at).total_seconds())}"
     return text + "."
 
 

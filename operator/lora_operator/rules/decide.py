@@ -6,6 +6,7 @@ from lora_operator.rules.admission import spec_is_admitted
 from lora_operator.rules.attempt_over import attempt_is_over
 from lora_operator.rules.attempts import attempt_is_recorded
 from lora_operator.rules.base import Rule, Verdict
+from lora_operator.rules.cancellation import run_is_cancelled
 from lora_operator.rules.completion import job_completed, result_is_recorded
 from lora_operator.rules.deletion import being_deleted_is_left_alone
 from lora_operator.rules.failure import job_failed
@@ -13,27 +14,40 @@ from lora_operator.rules.interruption import pod_is_taken_away
 from lora_operator.rules.job_exists import job_exists
 from lora_operator.rules.placement import pod_is_created, pod_is_placed
 from lora_operator.rules.running import trainer_runs
+from lora_operator.rules.stall import trainer_makes_progress
 from lora_operator.rules.startup import container_starts
+from lora_operator.rules.suspension import run_is_suspended
 from lora_operator.rules.terminal import ended_stays_ended
-from lora_operator.rules.workspace import workspace_exists, workspace_is_bound
-from lora_operator.state.decision import Decision, Draft
+from lora_operator.rules.upload import upload_is_repeated
+from lora_operator.rules.workspace import (
+    workspace_exists,
+    workspace_is_bound,
+    workspace_is_told,
+)
+from lora_operator.state.decision import Decision
+from lora_operator.state.draft import Draft
 from lora_operator.state.views import Observed
 
 RULES: tuple[Rule, ...] = (
     being_deleted_is_left_alone,
     ended_stays_ended,
     spec_is_admitted,
-    workspace_exists,
-    job_exists,
     attempt_is_recorded,
+    workspace_is_told,
     result_is_recorded,
     job_completed,
+    run_is_cancelled,
     job_failed,
+    upload_is_repeated,
+    run_is_suspended,
+    workspace_exists,
+    job_exists,
     workspace_is_bound,
     pod_is_created,
     pod_is_placed,
     pod_is_taken_away,
     container_starts,
+    trainer_makes_progress,
     trainer_runs,
     attempt_is_over,
 )

@@ -1,7 +1,7 @@
 """A run that is being deleted is left alone: its children carry an ownerReference and follow it."""
 
 from lora_operator.rules.base import Verdict
-from lora_operator.state.decision import Draft
+from lora_operator.state.draft import Draft
 from lora_operator.state.views import Observed
 
 

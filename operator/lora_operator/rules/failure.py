@@ -4,17 +4,67 @@ from lora_api.reasons import Reason
 from lora_api.status import ConditionType, FailureStatus, LoRATrainingStatus
 from lora_operator.rules.attempt_end import explain_end
 from lora_operator.rules.base import Verdict
-from lora_operator.state.decision import Draft
+from lora_operator.rules.upload import is_trained_but_not_stored, repeat_upload
+from lora_operator.state.draft import Draft
+from lora_operator.state.last_codes import KILLED
 from lora_operator.state.text import clip, quote
 from lora_operator.state.views import Job, Observed
 
+# A pod that is killed at each suspension makes a Job each time; everything has a bound.
+MAX_JOBS = 99
+
 
 def job_failed(seen: Observed, draft: Draft) -> Verdict:
-    """End the run with the best explanation there is."""
-    if seen.job is None or seen.job.failed_at is None:
+    """End the run with the best explanation there is, unless another Job can still save it."""
+    job = seen.job
+    if job is None or job.failed_at is None or draft.upload is not None:
         return Verdict.CONTINUE
-    draft.fail(_why(seen, seen.job), at=seen.job.failed_at)
+    failure = _why(seen, job)
+    memory = _memory_to_try(seen, failure)
+    if _was_taken_away(seen, job):
+        draft.start_over(
+            Reason.RETRYING,
+            f"The pod of Job {job.name} was killed while it was being taken away; another Job goes "
+            "on from its last checkpoint.",
+        )
+    elif memory is not None:
+        _raise_memory(draft, memory)
+    elif is_trained_but_not_stored(seen, job, failure):
+        repeat_upload(draft, failure, at=job.failed_at)
+    else:
+        draft.fail(failure, at=job.failed_at)
     return Verdict.SETTLED
+
+
+def _was_taken_away(seen: Observed, job: Job) -> bool:
+    """A kill that ended a suspension or a deletion and not a fault: a rule of a Job can't tell."""
+    if job.failed_reason != "PodFailurePolicy" or seen.run.job_number >= MAX_JOBS:
+        return False
+    running = next((c for c in seen.run.status.conditions if c.type == ConditionType.RUNNING), None)
+    told = running is not None and running.reason in {Reason.SUSPENDING, Reason.INTERRUPTED}
+    ended = [pod for pod in seen.pods if pod.has_ended]
+    if not ended:
+        return told and f"exit code {KILLED} " in f"{job.failed_message} "
+    last = ended[-1]
+    is_kill = last.container.exit_code == KILLED and last.container.end_reason != "OOMKilled"
+    return is_kill and (told or last.deleting)
+
+
+def _memory_to_try(seen: Observed, failure: FailureStatus) -> str | None:
+    """More memory for one further attempt, where the spec allows it and it was not made yet."""
+    spec = seen.run.spec
+    if failure.reason != Reason.OUT_OF_MEMORY or seen.run.status.memory is not None:
+        return None
+    return spec.resources.memory_on_retry if spec is not None else None
+
+
+def _raise_memory(draft: Draft, memory: str) -> None:
+    draft.memory = memory
+    draft.start_over(
+        Reason.RETRYING,
+        "The trainer went over its memory limit and was killed. It is tried once more with "
+        f"{memory} (spec.resources.memoryOnRetry).",
+    )
 
 
 def _why(seen: Observed, job: Job) -> FailureStatus:
@@ -40,7 +90,7 @@ def _why(seen: Observed, job: Job) -> FailureStatus:
         message = (
             f"{found.message} That was attempt {attempts} of {attempts} (spec.limits.retries)."
         )
-        return found.model_copy(update={"message": message})
+        return found.model_copy(update={"message": clip(message)})
     return found
 
 

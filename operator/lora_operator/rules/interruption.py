@@ -8,7 +8,7 @@ a forced deletion of the pod does not end that: the Job's finalizer holds it unt
 from lora_api.reasons import Reason
 from lora_operator.rules.base import Verdict
 from lora_operator.rules.running import mirror_progress
-from lora_operator.state.decision import Draft
+from lora_operator.state.draft import Draft
 from lora_operator.state.text import quote
 from lora_operator.state.views import Observed, Pod
 
@@ -24,7 +24,7 @@ def pod_is_taken_away(seen: Observed, draft: Draft) -> Verdict:
     if not pod.deleting and pod.disrupted is None:
         return Verdict.CONTINUE
     mirror_progress(seen, draft)
-    draft.wait(draft.phase, Reason.INTERRUPTED, _message(seen, pod))
+    draft.wait(Reason.INTERRUPTED, _message(seen, pod))
     return Verdict.SETTLED
 
 

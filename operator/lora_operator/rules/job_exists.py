@@ -1,25 +1,23 @@
 """The Job: made exactly once per run; a Job that vanished ends the run, it is not made again."""
 
 from lora_api.reasons import Reason
-from lora_api.status import FailureStatus, Phase
+from lora_api.status import FailureStatus
 from lora_operator.rules.base import Verdict
 from lora_operator.rules.refusals import wait_for_permission
-from lora_operator.state.decision import Action, Draft
+from lora_operator.state.decision import Action
+from lora_operator.state.draft import Draft
 from lora_operator.state.views import Observed
 
 
 def job_exists(seen: Observed, draft: Draft) -> Verdict:
     """Create the Job, or find that somebody deleted it."""
     if seen.job is not None:
-        draft.job_name = seen.job.name
         return Verdict.CONTINUE
     if seen.job_refused is not None:
-        return wait_for_permission(seen.job_refused, draft)
+        return wait_for_permission(seen, seen.job_refused, draft)
     recorded = seen.run.status.job_name
-    if recorded is None:
-        draft.do(Action.CREATE_JOB)
-        draft.wait(Phase.PENDING, Reason.NOT_STARTED, "The training Job is being created.")
-        return Verdict.SETTLED
+    if recorded != seen.run.job_name:
+        return _create(seen, draft)
     draft.fail(
         FailureStatus(
             reason=Reason.JOB_VANISHED,
@@ -30,4 +28,15 @@ def job_exists(seen: Observed, draft: Draft) -> Verdict:
             retryable=True,
         )
     )
+    return Verdict.SETTLED
+
+
+def _create(seen: Observed, draft: Draft) -> Verdict:
+    going = [job.name for job in seen.other_jobs if not job.is_finished]
+    if going:
+        # Two trainers must never write into one workspace.
+        draft.wait(Reason.RETRYING, f"Job {going[0]} and its pod are still being removed.")
+        return Verdict.SETTLED
+    draft.do(Action.CREATE_JOB)
+    draft.wait(Reason.NOT_STARTED, "The training Job is being created.")
     return Verdict.SETTLED

@@ -1,13 +1,13 @@
 """From Job to node: no pod yet, a pod that may not be made, a pod that no node can take."""
 
 from lora_api.reasons import Reason
-from lora_api.status import Phase
 from lora_api.training import LoRATrainingSpec
 from lora_operator.rules.base import Verdict
-from lora_operator.state.decision import Draft
+from lora_operator.rules.patience import bear
+from lora_operator.state.draft import Draft
 from lora_operator.state.pace import FIRST_LOOK_SECONDS, LOOK_AGAIN_SECONDS
 from lora_operator.state.text import quote
-from lora_operator.state.views import Observed
+from lora_operator.state.views import Observed, Pod
 
 
 def pod_is_created(seen: Observed, draft: Draft) -> Verdict:
@@ -17,19 +17,24 @@ def pod_is_created(seen: Observed, draft: Draft) -> Verdict:
     draft.revisit_in(FIRST_LOOK_SECONDS if seen.job_warning is None else LOOK_AGAIN_SECONDS)
     if seen.job_warning is not None:
         draft.wait(
-            Phase.PENDING,
             Reason.POD_CREATION_REFUSED,
             f"The pod can't be created: {quote(seen.job_warning)}. The run starts by itself once "
             "the namespace's quota or admission rules allow it.",
         )
+        if seen.run.spec is not None:
+            bear(
+                draft,
+                since=draft.pending_since,
+                seconds=seen.run.spec.limits.creation_timeout_seconds,
+                field="creationTimeoutSeconds",
+            )
     elif seen.run.status.attempts:
         draft.wait(
-            Phase.PENDING,
             Reason.RETRYING,
             f"Attempt {seen.run.status.attempts} is over; the next one is being started.",
         )
     else:
-        draft.wait(Phase.PENDING, Reason.POD_PENDING, "The Job exists; its pod is being created.")
+        draft.wait(Reason.POD_PENDING, "The Job exists; its pod is being created.")
     return Verdict.SETTLED
 
 
@@ -39,15 +44,26 @@ def pod_is_placed(seen: Observed, draft: Draft) -> Verdict:
     if pod is None or pod.node is not None or pod.has_ended:
         return Verdict.CONTINUE
     if pod.unschedulable is None:
-        draft.wait(Phase.PENDING, Reason.POD_PENDING, f"Pod {pod.name} waits for a node.")
-        return Verdict.SETTLED
-    draft.wait(
-        Phase.PENDING,
-        Reason.UNSCHEDULABLE,
-        f"No node can take the pod: {quote(pod.unschedulable)}. {_wanted(seen.run.spec)}"
-        "The run starts by itself when a node has room.",
-    )
+        draft.wait(Reason.POD_PENDING, f"Pod {pod.name} waits for a node.")
+    else:
+        draft.wait(
+            Reason.UNSCHEDULABLE,
+            f"No node can take the pod: {quote(pod.unschedulable)}. {_wanted(seen.run.spec)}"
+            "The run starts by itself when a node has room.",
+        )
+    bear_placing(seen, draft, pod)
     return Verdict.SETTLED
+
+
+def bear_placing(seen: Observed, draft: Draft, pod: Pod) -> None:
+    """A pod waits for its node only so long, whatever the reason."""
+    if seen.run.spec is not None:
+        bear(
+            draft,
+            since=pod.created_at,
+            seconds=seen.run.spec.limits.schedule_timeout_seconds,
+            field="scheduleTimeoutSeconds",
+        )
 
 
 def _wanted(spec: LoRATrainingSpec | None) -> str:

@@ -5,11 +5,11 @@ earlier run's in the way, a quota, admission, or missing rights.
 """
 
 from lora_api.reasons import Reason
-from lora_api.status import Phase
 from lora_operator.rules.base import Verdict
-from lora_operator.state.decision import Draft
+from lora_operator.rules.patience import bear
+from lora_operator.state.draft import Draft
 from lora_operator.state.text import quote
-from lora_operator.state.views import Refusal, Refused
+from lora_operator.state.views import Observed, Refusal, Refused
 
 # Nobody tells us when a quota is raised or a foreign object is gone, so it is tried again; rarely,
 # because each try is a write that may fail.
@@ -37,10 +37,17 @@ def explain_refusal(refused: Refused) -> tuple[Reason, str]:
     )
 
 
-def wait_for_permission(refused: Refused, draft: Draft) -> Verdict:
-    """Wait with the refusal as the reason, and try again later."""
+def wait_for_permission(seen: Observed, refused: Refused, draft: Draft) -> Verdict:
+    """Wait with the refusal as the reason, and try again later, for as long as the spec allows."""
     reason, message = explain_refusal(refused)
-    draft.wait(Phase.PENDING, reason, message)
+    draft.wait(reason, message)
     is_passing = refused.kind is Refusal.PREDECESSOR_TERMINATING
     draft.revisit_in(PREDECESSOR_SECONDS if is_passing else RETRY_SECONDS)
+    if seen.run.spec is not None:
+        bear(
+            draft,
+            since=draft.pending_since,
+            seconds=seen.run.spec.limits.creation_timeout_seconds,
+            field="creationTimeoutSeconds",
+        )
     return Verdict.SETTLED

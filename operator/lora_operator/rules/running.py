@@ -4,22 +4,23 @@ from datetime import datetime, timedelta
 
 from lora_api.progress import Progress, Stage
 from lora_api.reasons import Reason
-from lora_api.status import ConditionType, Phase, ProgressStatus
+from lora_api.status import ConditionType, ProgressStatus
 from lora_operator.rules.base import Verdict
-from lora_operator.state.decision import Draft
+from lora_operator.state.draft import Draft
+from lora_operator.state.phase import RUNNING_PHASES
 from lora_operator.state.text import duration, four_digits
 from lora_operator.state.views import Observed
 
 LONGEST_SILENCE = timedelta(seconds=15)
 
-_PHASES = {
-    Stage.TRAIN: Phase.TRAINING,
-    Stage.SAVE: Phase.VALIDATING,
-    Stage.SAMPLE: Phase.VALIDATING,
-    Stage.PUBLISH: Phase.UPLOADING,
-    Stage.DONE: Phase.UPLOADING,
+_DOES = {
+    Stage.TRAIN: Reason.TRAINING,
+    Stage.SAVE: Reason.VALIDATING,
+    Stage.SAMPLE: Reason.VALIDATING,
+    Stage.PUBLISH: Reason.UPLOADING,
+    Stage.DONE: Reason.UPLOADING,
 }
-_ORDER = (Phase.PENDING, Phase.STARTING, Phase.TRAINING, Phase.VALIDATING, Phase.UPLOADING)
+_ORDER = tuple(RUNNING_PHASES)
 
 
 def trainer_runs(seen: Observed, draft: Draft) -> Verdict:
@@ -28,15 +29,15 @@ def trainer_runs(seen: Observed, draft: Draft) -> Verdict:
     if pod is None or not pod.container.running or pod.has_ended:
         return Verdict.CONTINUE
     told = seen.progress
-    phase = _PHASES.get(told.stage, Phase.STARTING) if told is not None else Phase.STARTING
-    if seen.run.status.pod_name == pod.name:
-        # Within one attempt the phase only moves forward, also when progress can't be read.
-        phase = max(phase, draft.phase, key=_ORDER.index)
-    draft.phase = phase
-    draft.message = f"{phase} in pod {pod.name} on node {pod.node}."
+    does = _DOES.get(told.stage, Reason.RUNNING) if told is not None else Reason.RUNNING
+    known = draft.condition(ConditionType.RUNNING).reason
+    if seen.run.status.pod_name == pod.name and known in RUNNING_PHASES:
+        # Within one attempt it only moves forward, also when progress can't be read.
+        does = max(does, Reason(known), key=_ORDER.index)
+    draft.set(ConditionType.RUNNING, "True", does)
+    draft.set(ConditionType.SUCCEEDED, "Unknown", does)
+    draft.message = f"{draft.phase} in pod {pod.name} on node {pod.node}."
     mirror_progress(seen, draft)
-    draft.set(ConditionType.RUNNING, "True", Reason.RUNNING)
-    draft.set(ConditionType.SUCCEEDED, "Unknown", Reason.RUNNING)
     return Verdict.SETTLED
 
 

@@ -3,9 +3,10 @@
 import re
 
 from lora_api.reasons import Reason
-from lora_api.status import ConditionType, Phase
+from lora_api.status import ConditionType
 from lora_operator.rules.base import Verdict
-from lora_operator.state.decision import Draft
+from lora_operator.rules.patience import bear
+from lora_operator.state.draft import Draft
 from lora_operator.state.pace import FIRST_LOOK_SECONDS, LOOK_AGAIN_SECONDS
 from lora_operator.state.text import quote
 from lora_operator.state.views import Observed, Pod
@@ -39,13 +40,12 @@ def container_starts(seen: Observed, draft: Draft) -> Verdict:
         return Verdict.CONTINUE
     waiting = pod.container.waiting_reason
     if waiting in _PULL_REASONS:
-        draft.wait(Phase.STARTING, Reason.IMAGE_PULL_FAILED, _pull_message(seen, draft, pod))
+        draft.wait(Reason.IMAGE_PULL_FAILED, _pull_message(seen, draft, pod))
     elif waiting in _CONFIG_REASONS:
         reason, message = _config_fault(seen, pod)
-        draft.wait(Phase.STARTING, reason, message)
+        draft.wait(reason, message)
     elif seen.pod_warning is not None:
         draft.wait(
-            Phase.STARTING,
             Reason.CONTAINER_CONFIG_ERROR,
             f"Pod {pod.name} does not start on node {pod.node}: {quote(seen.pod_warning)}. The "
             "node tries again by itself.",
@@ -53,12 +53,18 @@ def container_starts(seen: Observed, draft: Draft) -> Verdict:
         draft.revisit_in(LOOK_AGAIN_SECONDS)
     else:
         draft.wait(
-            Phase.STARTING,
             Reason.POD_STARTING,
             f"Pod {pod.name} is on node {pod.node}; its image is pulled or its container starts.",
         )
         waited = (draft.now - pod.created_at).total_seconds()
         draft.revisit_in(FIRST_LOOK_SECONDS if waited < FIRST_LOOK_SECONDS else LOOK_AGAIN_SECONDS)
+    if seen.run.spec is not None:
+        bear(
+            draft,
+            since=pod.scheduled_at or pod.created_at,
+            seconds=seen.run.spec.limits.start_timeout_seconds,
+            field="startTimeoutSeconds",
+        )
     return Verdict.SETTLED
 
 

@@ -1,13 +1,20 @@
-"""A run that has ended never changes, whatever happens to its Job afterwards."""
+"""A run that has ended never changes, whatever happens to its Job afterwards; it is cleaned up."""
 
 from lora_operator.rules.base import Verdict
-from lora_operator.state.decision import Draft, is_terminal
+from lora_operator.rules.cleanup import clean_up
+from lora_operator.state.decision import is_terminal
+from lora_operator.state.draft import Draft
 from lora_operator.state.views import Observed
 
 
 def ended_stays_ended(seen: Observed, draft: Draft) -> Verdict:
     """A terminal status is final; one we can't read is not ours to change."""
-    if not is_terminal(seen.run.status) and not seen.run.status_fault:
+    if seen.run.status_fault:
+        draft.leave_untouched()
+        return Verdict.SETTLED
+    if not is_terminal(seen.run.status):
         return Verdict.CONTINUE
-    draft.leave_untouched()
+    if draft.phase == seen.run.status.phase:
+        draft.leave_untouched()
+    clean_up(seen, draft)
     return Verdict.SETTLED

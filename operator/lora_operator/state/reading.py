@@ -12,7 +12,7 @@ from lora_api.job import explain
 from lora_api.status import LoRATrainingStatus
 from lora_api.training import LoRATrainingSpec
 from lora_operator.builders.document import job_document
-from lora_operator.labels import TRAINER_CONTAINER
+from lora_operator.labels import QUEUE_LABELS, TRAINER_CONTAINER
 from lora_operator.state.keys import Object, key_of
 from lora_operator.state.views import Claim, Container, Job, Pod, Run
 
@@ -33,6 +33,8 @@ def read_run(body: Object) -> Run:
         resource_version=meta.get("resourceVersion", ""),
         created_at=read_time(meta["creationTimestamp"]),
         deleting="deletionTimestamp" in meta,
+        queue_labels={k: v for k, v in meta.get("labels", {}).items() if k in QUEUE_LABELS},
+        job_number=status.job_number or 1,
         spec=spec,
         spec_fault=spec_fault,
         status=status,
@@ -58,18 +60,22 @@ def read_claim(body: Object) -> Claim:
         uid=body["metadata"]["uid"],
         phase=body.get("status", {}).get("phase", "Pending"),
         created_at=read_time(body["metadata"]["creationTimestamp"]),
+        deleting="deletionTimestamp" in body["metadata"],
     )
 
 
 def read_job(body: Object) -> Job:
     """Read a Job."""
-    status = body.get("status", {})
+    spec, status = body.get("spec", {}), body.get("status", {})
     complete = _condition(status, "Complete")
     failed = _condition(status, "Failed")
     return Job(
         name=body["metadata"]["name"],
         uid=body["metadata"]["uid"],
         created_at=read_time(body["metadata"]["creationTimestamp"]),
+        deleting="deletionTimestamp" in body["metadata"],
+        suspended=bool(spec.get("suspend")),
+        parallelism=spec.get("parallelism", 1),
         failed_pods=status.get("failed", 0),
         active_pods=status.get("active", 0),
         completed_at=_condition_time(body, complete),
@@ -84,6 +90,7 @@ def read_pod(body: Object) -> Pod:
     """Read a pod of the Job."""
     status = body.get("status", {})
     scheduled = _condition(status, "PodScheduled", is_status="False")
+    placed = _condition(status, "PodScheduled")
     disrupted = _condition(status, "DisruptionTarget")
     return Pod(
         name=body["metadata"]["name"],
@@ -91,6 +98,7 @@ def read_pod(body: Object) -> Pod:
         created_at=read_time(body["metadata"]["creationTimestamp"]),
         phase=status.get("phase", "Pending"),
         node=body.get("spec", {}).get("nodeName"),
+        scheduled_at=_optional_time(placed.get("lastTransitionTime")),
         unschedulable=(
             scheduled.get("message", "")
             if scheduled.get("reason") in {"Unschedulable", "SchedulerError"}
@@ -123,6 +131,7 @@ def _read_container(status: Object) -> Container:
         waiting_reason=waiting.get("reason", ""),
         waiting_message=waiting.get("message", ""),
         started_at=_optional_time(begun.get("startedAt")),
+        ended_at=_optional_time(ended.get("finishedAt")) if ended is not None else None,
         running=running is not None,
         exit_code=ended["exitCode"] if ended is not None else None,
         end_reason=ended.get("reason", "") if ended is not None else "",

@@ -47,3 +47,10 @@ def duration(seconds: float) -> str:
         return f"{hours}h{minutes:02d}m"
     days, hours = divmod(hours, 24)
     return f"{days}d{hours:02d}h"
+
+
+def twice(quantity: str) -> str:
+    """Twice a Kubernetes quantity, in the same unit: 3Gi becomes 6Gi."""
+    digits = quantity.rstrip("KMGTi")
+    doubled = float(digits) * 2
+    return f"{int(doubled) if doubled.is_integer() else doubled}{quantity[len(digits) :]}"

@@ -12,6 +12,7 @@ from lora_api.progress import Progress
 from lora_api.reasons import Reason
 from lora_api.status import LoRATrainingStatus
 from lora_api.training import LoRATrainingSpec
+from lora_operator.labels import QUEUE_LABEL, job_name
 from lora_operator.state.keys import Key
 
 
@@ -26,12 +27,26 @@ class Run:
     created_at: datetime
     deleting: bool = False
     """Whether its deletion has begun."""
+    queue_labels: dict[str, str] = field(default_factory=dict)
+    """Kueue's labels: the LocalQueue that its Jobs go through, and with which priority."""
+    job_number: int = 1
+    """Which Job is the present one; earlier ones can't go on."""
     spec: LoRATrainingSpec | None
     """None where it can't be read; then `spec_fault` says why."""
     spec_fault: str = ""
     status: LoRATrainingStatus = field(default_factory=LoRATrainingStatus)
     status_fault: str = ""
     """Set where the status was written by a version whose words we do not know."""
+
+    @property
+    def queue(self) -> str | None:
+        """Kueue's LocalQueue that its Jobs go through, if any."""
+        return self.queue_labels.get(QUEUE_LABEL)
+
+    @property
+    def job_name(self) -> str:
+        """Name of the Job that runs the trainer, or is to run it."""
+        return job_name(self.key.name, self.job_number)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +58,8 @@ class Claim:
     phase: str
     """Pending, Bound or Lost."""
     created_at: datetime
+    deleting: bool = False
+    """Whether its deletion has begun; a pod that uses it holds that up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +69,10 @@ class Job:
     name: str
     uid: str
     created_at: datetime
+    deleting: bool = False
+    """Whether its deletion has begun; its pods hold that up."""
+    suspended: bool = False
+    parallelism: int = 1
     failed_pods: int = 0
     active_pods: int = 0
     completed_at: datetime | None = None
@@ -76,6 +97,7 @@ class Container:
     waiting_reason: str = ""
     waiting_message: str = ""
     started_at: datetime | None = None
+    ended_at: datetime | None = None
     running: bool = False
     exit_code: int | None = None
     end_reason: str = ""
@@ -92,6 +114,7 @@ class Pod:
     created_at: datetime
     phase: str = "Pending"
     node: str | None = None
+    scheduled_at: datetime | None = None
     unschedulable: str | None = None
     """The scheduler's message where it found no node."""
     deleting: bool = False
@@ -152,8 +175,24 @@ class Observed:
     """Pods of the Job, oldest first."""
     progress: Progress | None = None
     """What the latest pod last told about itself."""
+    progress_moved_at: datetime | None = None
+    """When what the latest pod tells last changed, by our clock; None where it never could be
+    asked, which is no sign of anything."""
+    queue_verdict: str | None = None
+    """Why Kueue holds the Job back, where that can be read."""
+    other_jobs: tuple[Job, ...] = ()
+    """Earlier Jobs of the run that still exist."""
+    upload_job: Job | None = None
+    """Job that repeats the upload of what is trained but not stored."""
+    upload_pods: tuple[Pod, ...] = ()
+    """Its pods, oldest first."""
 
     @property
     def latest_pod(self) -> Pod | None:
         """The present attempt, or the last one."""
         return self.pods[-1] if self.pods else None
+
+    @property
+    def live_pods(self) -> tuple[Pod, ...]:
+        """Pods that may still hold a GPU or write into the workspace."""
+        return tuple(pod for pod in self.pods if not pod.has_ended)

@@ -1,0 +1,48 @@
+"""spec.cancel: the trainer is stopped, then the run ends as its user asked."""
+
+from lora_api.reasons import Reason
+from lora_operator.labels import workspace_name
+from lora_operator.rules.base import Verdict
+from lora_operator.state.decision import Action
+from lora_operator.state.draft import Draft
+from lora_operator.state.views import Observed
+
+
+def run_is_cancelled(seen: Observed, draft: Draft) -> Verdict:
+    """Delete the Job, so that its trainer writes a checkpoint and ends; then the run has ended."""
+    spec = seen.run.spec
+    if spec is None or spec.cancel is None:
+        return Verdict.CONTINUE
+    for job, action in (
+        (seen.job, Action.DELETE_JOB),
+        (seen.upload_job, Action.DELETE_UPLOAD_JOB),
+    ):
+        if job is None or job.is_finished:
+            continue
+        if not job.deleting:
+            draft.do(action)
+        draft.wait(
+            Reason.CANCELLING,
+            f"The run is being cancelled (spec.cancel); it ends once Job {job.name} and its pod "
+            "are gone.",
+        )
+        return Verdict.SETTLED
+    draft.cancel(f"Cancelled by spec.cancel{_how_far(draft)}.{_what_is_kept(seen)}")
+    return Verdict.SETTLED
+
+
+def _how_far(draft: Draft) -> str:
+    progress = draft.progress
+    if progress is None or not progress.total_steps:
+        return " before the training began"
+    return f" at step {progress.step} of {progress.total_steps}"
+
+
+def _what_is_kept(seen: Observed) -> str:
+    spec = seen.run.spec
+    if spec is None or spec.cancel is None or not spec.cancel.keep_partial or seen.claim is None:
+        return ""
+    return (
+        f" The last checkpoint is kept in the claim {workspace_name(seen.run.key.name)} until the "
+        "run is deleted."
+    )

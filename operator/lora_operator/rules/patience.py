@@ -1,0 +1,34 @@
+"""How long a wait is borne: each kind has a limit of its own in spec.limits.
+
+A module of its own because every wait ends in the same way: with the reason of the wait, and the
+name of the limit that was reached.
+"""
+
+from datetime import datetime
+
+from lora_api.status import ConditionType, FailureStatus
+from lora_operator.state.draft import Draft
+from lora_operator.state.text import clip
+
+
+def bear(draft: Draft, *, since: datetime | None, seconds: int, field: str) -> None:
+    """Fail the run where the wait that was just stated has lasted too long, else look again then.
+
+    Args:
+        draft: Its condition Running says what is waited for.
+        since: When the wait began; None for just now.
+        seconds: How long it may last.
+        field: Field of spec.limits that says so.
+    """
+    left = seconds - ((draft.now - since).total_seconds() if since is not None else 0)
+    if left > 0:
+        draft.revisit_in(left)
+        return
+    waiting = draft.condition(ConditionType.RUNNING)
+    draft.fail(
+        FailureStatus(
+            reason=waiting.reason,
+            message=clip(f"Given up after {seconds} s (spec.limits.{field}). {waiting.message}"),
+            retryable=True,
+        )
+    )

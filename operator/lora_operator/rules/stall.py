@@ -1,0 +1,60 @@
+"""A trainer that makes no progress, however alive it claims to be, is ended and started again.
+
+A module of its own because the trainer watches itself by the same limit and leaves the stacks of
+its threads in the log; here is caught what is too stuck even for that.
+"""
+
+from lora_api.reasons import Reason
+from lora_api.status import FailureStatus
+from lora_operator.rules.base import Verdict
+from lora_operator.state.decision import Action
+from lora_operator.state.draft import Draft
+from lora_operator.state.views import Observed, Pod
+
+# The trainer's own watchdog knows more, so it comes first.
+MARGIN_SECONDS = 60
+
+
+def trainer_makes_progress(seen: Observed, draft: Draft) -> Verdict:
+    """Note the stall first and evict the pod at the next look, so that each is counted once."""
+    pod, moved_at, spec = seen.latest_pod, seen.progress_moved_at, seen.run.spec
+    if pod is None or spec is None or not pod.container.running or pod.has_ended:
+        return Verdict.CONTINUE
+    if _is_noted(draft, pod):
+        draft.do(Action.EVICT_POD)
+        return Verdict.SETTLED
+    if moved_at is None:
+        return Verdict.CONTINUE
+    limit = spec.limits.stall_timeout_seconds
+    left = limit + MARGIN_SECONDS - (draft.now - moved_at).total_seconds()
+    if left > 0:
+        draft.revisit_in(left)
+        return Verdict.CONTINUE
+    _note(draft, pod, limit)
+    if draft.stalls is not None and draft.stalls > spec.limits.retries and draft.failure:
+        draft.fail(draft.failure)
+    return Verdict.SETTLED
+
+
+def _is_noted(draft: Draft, pod: Pod) -> bool:
+    return any(
+        attempt.pod_name == pod.name and attempt.reason == Reason.STALLED
+        for attempt in draft.recent_attempts
+    )
+
+
+def _note(draft: Draft, pod: Pod, limit: int) -> None:
+    draft.stalls = (draft.stalls or 0) + 1
+    draft.recent_attempts = tuple(
+        attempt.model_copy(update={"reason": Reason.STALLED})
+        if attempt.pod_name == pod.name
+        else attempt
+        for attempt in draft.recent_attempts
+    )
+    message = (
+        f"Pod {pod.name} made no progress for {limit} s (spec.limits.stallTimeoutSeconds). It is "
+        "ended; the next attempt goes on from the last checkpoint."
+    )
+    draft.failure = FailureStatus(reason=Reason.STALLED, message=message, retryable=True)
+    draft.wait(Reason.INTERRUPTED, message)
+    draft.revisit_in(0)

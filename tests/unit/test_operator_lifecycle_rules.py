@@ -1,0 +1,221 @@
+"""What the operator does about Jobs, pods, workspaces and runs, and in which order."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+import pytest
+from tests.builders import NOW, a_job, a_pod, a_training
+from tests.results import a_bad_result, a_good_result
+from tests.sights import ASight, seen
+from tests.unit.rows_lifecycle import (
+    MORE_MEMORY,
+    NOT_STORED_AT_LAST,
+    OOM,
+    QUEUED,
+    SUSPENDED,
+    TRAINING,
+)
+
+from lora_api.progress import Stage
+from lora_api.reasons import Reason
+from lora_api.status import LoRATrainingStatus, Phase
+from lora_operator.state.decision import Action, Decision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deed:
+    """What a sight must make the operator do."""
+
+    sight: ASight
+    does: tuple[Action, ...]
+    later: float = 0
+    """Seconds after the sight's own status was written."""
+
+
+COMPLETED = seen().with_job(a_job().complete()).with_pods(a_pod().ended(0, a_good_result()))
+FAILED = seen().with_job(a_job().failed()).with_pods(a_pod().ended(65, a_bad_result()))
+LOST_RESULT = seen().with_job(a_job().complete())
+HOUR = timedelta(hours=1)
+
+
+def ended(sight: ASight, **retention: object) -> ASight:
+    """A run whose end is written down already."""
+    training = a_training().with_spec("retention", retention) if retention else sight.training
+    return sight.of(training).settled()
+
+
+DEEDS: Mapping[str, Deed] = {
+    "spec.suspend suspends the Job": Deed(sight=TRAINING.of(SUSPENDED), does=(Action.SUSPEND_JOB,)),
+    "once that is done nothing more is": Deed(
+        sight=seen(SUSPENDED).with_job(a_job().suspended()).of(SUSPENDED), later=600, does=()
+    ),
+    "nothing is made for a run that is suspended from the start": Deed(
+        sight=seen(SUSPENDED), does=()
+    ),
+    "a run whose spec.suspend was unset goes on": Deed(
+        sight=seen().with_job(a_job().suspended()), later=600, does=(Action.RESUME_JOB,)
+    ),
+    "a Job that somebody scaled to nothing is put right": Deed(
+        sight=seen().with_job(a_job().of_parallelism(0)), does=(Action.RESUME_JOB,)
+    ),
+    "what Kueue suspended is Kueue's to resume": Deed(
+        sight=seen(QUEUED).with_job(a_job().suspended()), later=600, does=()
+    ),
+    "spec.suspend takes a Job away from Kueue instead of fighting over its field": Deed(
+        sight=TRAINING.of(QUEUED.suspended()), later=600, does=(Action.DELETE_JOB,)
+    ),
+    "spec.cancel removes the Job": Deed(
+        sight=TRAINING.of(a_training().cancelled()), does=(Action.DELETE_JOB,)
+    ),
+    "a Job on its way out is not deleted twice": Deed(
+        sight=seen().with_job(a_job().being_deleted()).of(a_training().cancelled()), does=()
+    ),
+    "spec.cancel ends repeated uploads, too": Deed(
+        sight=NOT_STORED_AT_LAST.with_upload_job(a_job())
+        .after(NOT_STORED_AT_LAST)
+        .of(a_training().cancelled()),
+        does=(Action.DELETE_UPLOAD_JOB,),
+    ),
+    "more memory means another Job": Deed(
+        sight=seen(MORE_MEMORY)
+        .with_job(a_job().failed("PodFailurePolicy"))
+        .with_pods(OOM)
+        .after(seen(MORE_MEMORY).with_job(a_job().failed("PodFailurePolicy")).with_pods(OOM)),
+        does=(Action.CREATE_JOB,),
+    ),
+    "no second Job is made while the first still runs": Deed(
+        sight=seen(MORE_MEMORY)
+        .with_job(a_job().failed("PodFailurePolicy"))
+        .with_pods(OOM)
+        .after(seen(MORE_MEMORY).with_job(a_job().failed("PodFailurePolicy")).with_pods(OOM))
+        .with_other_job(a_job().being_deleted()),
+        does=(),
+    ),
+    "a stalled pod is not ended before that is written down": Deed(
+        sight=TRAINING.unmoved_for(660), does=()
+    ),
+    "then it is": Deed(
+        sight=TRAINING.unmoved_for(660).after(TRAINING.unmoved_for(660)), does=(Action.EVICT_POD,)
+    ),
+    "a trainer that does little by little is left alone": Deed(
+        sight=TRAINING.unmoved_for(659), does=()
+    ),
+    "a trainer that never could be asked is left alone": Deed(
+        sight=seen().with_pods(a_pod().aged(99_999).running()), does=()
+    ),
+    "a failed upload is tried again an hour later": Deed(
+        sight=NOT_STORED_AT_LAST.settled(),
+        later=3600,
+        does=(Action.CREATE_UPLOAD_JOB,),
+    ),
+    "not sooner": Deed(sight=NOT_STORED_AT_LAST.settled(), later=3599, does=()),
+    "a Job is kept for as long as the spec says": Deed(sight=ended(COMPLETED), later=599, does=()),
+    "then Job and workspace go": Deed(
+        sight=ended(COMPLETED), later=600, does=(Action.DELETE_JOB, Action.DELETE_WORKSPACE)
+    ),
+    "a retained workspace stays": Deed(
+        sight=ended(COMPLETED, workspace="Retain"), later=600, does=(Action.DELETE_JOB,)
+    ),
+    "a workspace that is kept on failure goes on success": Deed(
+        sight=ended(COMPLETED, workspace="RetainOnFailure"),
+        later=600,
+        does=(Action.DELETE_JOB, Action.DELETE_WORKSPACE),
+    ),
+    "and stays on failure": Deed(
+        sight=ended(FAILED, workspace="RetainOnFailure"), later=600, does=(Action.DELETE_JOB,)
+    ),
+    "the workspace of a failed run that trained nothing goes": Deed(
+        sight=ended(FAILED), later=600, does=(Action.DELETE_JOB, Action.DELETE_WORKSPACE)
+    ),
+    "a workspace that may hold the only copy stays, whatever the spec says": Deed(
+        sight=ended(LOST_RESULT, workspace="Delete", ttlSeconds=0),
+        later=600,
+        does=(Action.DELETE_JOB,),
+    ),
+    "a cancelled run's workspace stays where its user wants what is in it": Deed(
+        sight=ended(seen(a_training().cancelled(keep_partial=True)).with_claim()),
+        later=600,
+        does=(),
+    ),
+    "otherwise it goes": Deed(
+        sight=ended(seen(a_training().cancelled()).with_claim()),
+        later=600,
+        does=(Action.DELETE_WORKSPACE,),
+    ),
+    "a run goes when its time is over": Deed(
+        sight=ended(COMPLETED, ttlSeconds=60, jobSeconds=9999), later=600, does=(Action.DELETE_RUN,)
+    ),
+    "a Job that outlived its run is ended at once": Deed(
+        sight=seen(a_training().with_retries(0))
+        .with_pods(a_pod().running())
+        .with_progress(Stage.TRAIN, 40)
+        .unmoved_for(660)
+        .settled(),
+        does=(Action.DELETE_JOB,),
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", DEEDS)
+def test_what_is_seen_becomes_what_is_done(sentence: str) -> None:
+    deed = DEEDS[sentence]
+    assert deed.sight.decide(now=NOW + timedelta(seconds=deed.later)).actions == deed.does
+
+
+def status_of(decision: Decision) -> LoRATrainingStatus:
+    assert decision.status is not None
+    return decision.status
+
+
+def test_a_run_is_looked_at_again_when_the_next_clean_up_is_due() -> None:
+    assert ended(COMPLETED, ttlSeconds=300).decide().revisit_at == NOW + timedelta(seconds=300)
+    assert ended(COMPLETED).decide().revisit_at == NOW + timedelta(seconds=600)
+
+
+def test_each_stall_is_counted_once() -> None:
+    first = TRAINING.unmoved_for(660)
+    status = status_of(first.decide())
+    assert status.stalls == 1
+    assert status.recent_attempts[0].reason == Reason.STALLED
+    # Evicted, on its way out, gone: the count stays.
+    leaving = TRAINING.with_pods(a_pod().running().being_deleted()).after(first)
+    assert status_of(leaving.decide()).stalls == 1
+    gone = TRAINING.with_pods(a_pod().ended(143).disrupted("EvictionByEvictionAPI", "e"))
+    status = status_of(gone.after(leaving.with_status(status)).decide())
+    assert (status.stalls, status.recent_attempts[0].reason) == (1, Reason.STALLED)
+
+
+def test_a_failed_upload_is_written_down_before_its_job_goes() -> None:
+    begun = NOT_STORED_AT_LAST.settled()
+    said = a_bad_result(Reason.ACCESS_DENIED, "The keys are wrong.")
+    failed = begun.with_upload_job(
+        a_job().failed(at=NOW + HOUR), a_pod().named("anna-upload-x").ended(65, said)
+    )
+    decision = failed.decide(now=NOW + HOUR)
+    status = status_of(decision)
+    assert decision.actions == ()
+    assert status.upload is not None
+    assert (status.upload.tries, status.upload.next_try_at) == (1, NOW + 2 * HOUR)
+    assert "The keys are wrong." in (status.message or "")
+    assert failed.with_status(status).decide(now=NOW + HOUR).actions == (Action.DELETE_UPLOAD_JOB,)
+
+
+def test_after_a_suspension_that_took_the_job_away_the_next_one_has_another_name() -> None:
+    training = QUEUED.suspended()
+    held = seen(training).with_claim().after(TRAINING).of(training)
+    status = status_of(held.decide())
+    assert (status.phase, status.job_number) == (Phase.SUSPENDED, 2)
+    resumed = held.with_status(status).of(QUEUED)
+    assert resumed.observed.run.job_name == "anna-train-2"
+    assert resumed.decide().actions == (Action.CREATE_JOB,)
+
+
+def test_a_change_of_mind_while_the_job_goes_makes_another_job_once_it_is_gone() -> None:
+    suspending = TRAINING.of(QUEUED.suspended()).after(TRAINING).of(QUEUED.suspended())
+    going = suspending.with_job(a_job().being_deleted()).after(suspending).of(QUEUED)
+    status = status_of(going.decide())
+    assert status.job_number == 2
+    waiting = going.with_status(status).of(QUEUED)
+    assert waiting.decide().actions == ()
+    assert waiting._with(other_jobs=()).decide().actions == (Action.CREATE_JOB,)
