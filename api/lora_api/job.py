@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from lora_api.base import DnsLabel, Document
+from lora_api.recipes import RECIPES
 from lora_api.settings import (
     BaseModelSettings,
     CheckpointSettings,
@@ -22,7 +23,7 @@ from lora_api.settings import (
 JOB_ENVIRONMENT_VARIABLE = "LORA_JOB"
 WORKSPACE_ENVIRONMENT_VARIABLE = "LORA_WORKSPACE"
 TERMINATION_LOG_ENVIRONMENT_VARIABLE = "LORA_TERMINATION_LOG"
-BUILT_IN_RECIPES = ("sd15",)
+BUILT_IN_RECIPES = tuple(RECIPES)
 PROGRESS_PORT = 8080
 
 
@@ -67,7 +68,7 @@ class JobDocument(Document):
     """Identity of the run (the resource's UID); a workspace of another run is refused."""
 
     recipe: DnsLabel
-    """How the model family is trained: sd15."""
+    """How the model family is trained: sd15, sdxl, flux or wan."""
 
     base_model: BaseModelSettings
     """The diffusion model that the LoRA adapts."""

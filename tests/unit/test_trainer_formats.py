@@ -7,8 +7,9 @@ import pytest
 from lora_api.reasons import Reason
 from lora_trainer.basemodel import select_files
 from lora_trainer.errors import TrainerError
-from lora_trainer.kohya import kohya_keys, read_metadata, with_metadata
+from lora_trainer.kohya import read_metadata, with_metadata
 from lora_trainer.recipes import RECIPES
+from lora_trainer.recipes.keys import layer_pairs, unet_layer
 
 # Layer of the UNet in diffusers' words, and the name that sd-scripts and ComfyUI read.
 KEYS = {
@@ -28,14 +29,13 @@ KEYS = {
 
 @pytest.mark.parametrize("layer", KEYS)
 def test_a_layer_has_its_kohya_name(layer: str) -> None:
-    names = [f"{layer}.lora_A.weight", f"{layer}.lora_B.weight"]
-    assert kohya_keys(names, prefix="lora_unet") == {KEYS[layer]: (names[0], names[1])}
+    assert unet_layer(layer) == KEYS[layer]
 
 
 @pytest.mark.parametrize("names", [["x.lora_A.weight"], ["x.lora_B.weight"], ["x.weight"]])
 def test_half_a_pair_is_no_layer(names: list[str]) -> None:
     with pytest.raises(ValueError, match="x"):
-        kohya_keys(names, prefix="lora_unet")
+        layer_pairs(names)
 
 
 def _file(header: dict[str, object], data: bytes) -> bytes:

@@ -43,6 +43,12 @@ class BaseModel:
     digest: str
     """``sha256:...`` of all needed files."""
 
+    single_file: Path | None = None
+    """A checkpoint in the family's original layout that holds weights instead of the folder."""
+
+    in_single_file: frozenset[str] = frozenset()
+    """Components whose weights it holds."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:

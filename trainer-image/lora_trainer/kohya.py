@@ -1,51 +1,16 @@
-"""The kohya file format: key names, metadata, and bytes that depend on nothing but the content.
+"""Metadata of a safetensors file, and bytes that depend on nothing but the content.
 
-A module of its own because other people's tools read these names; it is plain string work that a
-table can test without any model.
+A module of its own because the safetensors library writes metadata in the order of a randomised
+hash map, so that the same content would give other bytes each time.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-_DOWN = ".lora_A.weight"
-_UP = ".lora_B.weight"
-
-
-def kohya_keys(names: Iterable[str], *, prefix: str) -> dict[str, tuple[str, str]]:
-    """Kohya's layer names for peft's parameter names.
-
-    Args:
-        names: ``<module path>.lora_A.weight`` and ``.lora_B.weight``.
-        prefix: ``lora_unet`` for a UNet.
-
-    Returns:
-        Kohya layer name to the names of its down and up matrix.
-
-    Raises:
-        ValueError: A name is neither, or one of a pair is missing.
-    """
-    present = set(names)
-    layers = {}
-    for name in sorted(present):
-        if name.endswith(_UP):
-            if name.removesuffix(_UP) + _DOWN not in present:
-                raise ValueError(f"{name} has no down matrix")
-            continue
-        if not name.endswith(_DOWN):
-            raise ValueError(f"{name} is not a LoRA parameter")
-        path = name.removesuffix(_DOWN)
-        if path + _UP not in present:
-            raise ValueError(f"{name} has no up matrix")
-        layers[f"{prefix}_{path.replace('.', '_')}"] = (name, path + _UP)
-    return layers
 
 
 def with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
     """A safetensors file with metadata in a fixed order.
-
-    The safetensors library writes metadata in the order of a randomised hash map, so the same
-    content would give other bytes each time.
 
     Args:
         data: A safetensors file without metadata.

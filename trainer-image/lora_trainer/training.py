@@ -199,7 +199,7 @@ def brush_of(session: Session, denoiser: torch.nn.Module) -> Brush:
     """What the session's pictures are drawn with."""
     plan = session.context.plan
     return Brush(
-        sampler=session.recipe.sampler(denoiser, device=session.device),
+        sampler=session.recipe.sampler([denoiser], device=session.device),
         cache=session.cache,
         sampling_steps=plan.job.validation.sampling_steps,
         guidance_scale=plan.guidance_scale,

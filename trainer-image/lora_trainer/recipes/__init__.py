@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from lora_api.recipes import RECIPES, RecipeDefaults
 
 if TYPE_CHECKING:
     import torch
@@ -20,68 +23,22 @@ if TYPE_CHECKING:
 # embeddings adds its own names, and nothing between encoder and loss has to know them.
 Conditioning = dict[str, "torch.Tensor"]
 
+NO_TEXT_WEIGHTS: Mapping[str, Mapping[str, "torch.Tensor"]] = MappingProxyType({})
+NO_TEXT_ENCODERS: Mapping[str, "torch.nn.Module"] = MappingProxyType({})
+
+
+__all__ = ["RECIPES", "RecipeDefaults"]  # facts of the families, from the shared package
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RecipeDefaults:
-    """What is known of a family without loading anything of it."""
+class Part:
+    """One of a base model's denoisers, and the file of its LoRA."""
 
-    module: str
-    """Module with a function `check` and a class `RECIPE` that implements `Recipe`."""
+    name: str = ""
+    """Short name for logs and file metadata; empty where the model has but one denoiser."""
 
-    resolution: int
-    """Side of the training square in pixels, where the job names none."""
-
-    rank: int
-    """Rank, where the job names none."""
-
-    steps: int
-    """Optimiser steps, where the job names neither steps nor epochs."""
-
-    learning_rate: float
-    """Highest learning rate, where the job names none."""
-
-    target_modules: tuple[str, ...]
-    """Layers that get an adapter, where the job names none."""
-
-    guidance_scale: float
-    """Guidance of the samples, where the job names none."""
-
-    min_side_pixels: int
-    """Shortest side of a picture that makes sense for the family."""
-
-    bucket_step: int
-    """Width and height of a training picture are multiples of this, in pixels."""
-
-    components: tuple[str, ...]
-    """Folders of the base model that are needed, in diffusers layout."""
-
-    weightless: frozenset[str]
-    """Those of them that hold no weights (tokenizers, schedulers)."""
-
-    base_version: str
-    """ss_base_model_version of the saved file."""
-
-    architecture: str
-    """modelspec.architecture of the saved file."""
-
-
-RECIPES: Mapping[str, RecipeDefaults] = {
-    "sd15": RecipeDefaults(
-        module="lora_trainer.recipes.sd15",
-        resolution=512,
-        rank=16,
-        steps=1000,
-        learning_rate=1.0e-4,
-        target_modules=("to_q", "to_k", "to_v", "to_out.0"),
-        guidance_scale=7.5,
-        min_side_pixels=512,
-        bucket_step=64,
-        components=("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
-        weightless=frozenset({"tokenizer", "scheduler"}),
-        base_version="sd_v1",
-        architecture="stable-diffusion-v1/lora",
-    ),
-}
+    file: str = "model.safetensors"
+    """Name of the saved file. The first part's is always model.safetensors."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,8 +57,8 @@ class Batch:
     (before the crop), top and left of the crop, height and width of the crop."""
 
     levels: "torch.Tensor"
-    """[batch] in 0..1 on the CPU; how noisy each sample is made, evenly distributed before a
-    recipe shifts them."""
+    """[batch] in 0..1 on the CPU; how noisy each sample is made, evenly distributed. The recipe
+    shifts them, and maps them onto the levels that its part is trained on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,10 +94,42 @@ class TextEncoder(Protocol):
     """Turns captions and prompts into conditioning."""
 
     def encode(self, texts: Sequence[str]) -> list[Conditioning]:
-        """Conditioning of each text, without a batch axis."""
+        """Conditioning of each text, without a batch axis, on the encoder's device.
+
+        It carries gradients where an adapter of `modules()` is trained; otherwise nothing in the
+        encoder wants one.
+        """
 
     def truncated(self, text: str) -> str | None:
         """The end of a text that the encoder can't see; None where it sees all."""
+
+    def modules(self) -> "Mapping[str, torch.nn.Module]":
+        """The models inside that can be trained, by their folder's name (text_encoder, ...).
+
+        Empty for a family whose facts name no `text_encoder_modules`.
+        """
+
+
+class TextSource(Protocol):
+    """Where a batch gets its conditioning from: the cache, or a text encoder in training."""
+
+    def text(self, text: str) -> Conditioning:
+        """Conditioning of one text, without a batch axis."""
+
+
+class LiveTexts:
+    """Conditioning computed when it is asked for, because the encoder is being trained.
+
+    Args:
+        encoder: The text encoder, adapters included.
+    """
+
+    def __init__(self, encoder: TextEncoder) -> None:
+        self._encoder = encoder
+
+    def text(self, text: str) -> Conditioning:
+        """Conditioning of one text, with gradients where they are wanted."""
+        return self._encoder.encode([text])[0]
 
 
 class Sampler(Protocol):
@@ -160,13 +149,23 @@ class Sampler(Protocol):
 
 
 class Recipe(Protocol):
-    """How one model family is loaded, encoded, trained, sampled and saved.
+    """How one denoiser of a model family is loaded, trained, sampled and saved.
+
+    A recipe stands for one denoiser, and the loop, the checkpoints and the saved file with it. A
+    model of several experts (WAN 2.2) gives one recipe for each: they are trained one after the
+    other, as runs of their own that share the caches, so that one is on the device at a time.
 
     Args:
         base: The base model, its configs checked.
     """
 
+    part: Part
+    """Which denoiser, and its file."""
+
     def __init__(self, base: "BaseModel") -> None: ...
+
+    def experts(self) -> "tuple[Recipe, ...]":
+        """One recipe for each denoiser, in the order in which they are trained; often itself."""
 
     def skeleton(self) -> "torch.nn.Module":
         """The denoiser without weights (on the meta device), to look at its layers' names."""
@@ -200,26 +199,47 @@ class Recipe(Protocol):
             [batch], float32.
         """
 
-    def sampler(self, denoiser: "torch.nn.Module", *, device: "torch.device") -> Sampler:
-        """Draws with the given denoiser."""
+    def sampler(self, denoisers: "Sequence[torch.nn.Module]", *, device: "torch.device") -> Sampler:
+        """Draws with the given denoisers, one for each of `experts()`, in that order.
+
+        Where there are several, each is brought to the device when it is its turn.
+        """
 
     def to_file(
-        self, weights: Mapping[str, "torch.Tensor"], *, alpha: float
+        self,
+        weights: Mapping[str, "torch.Tensor"],
+        *,
+        alpha: float,
+        text_weights: Mapping[str, Mapping[str, "torch.Tensor"]] = NO_TEXT_WEIGHTS,
     ) -> "dict[str, torch.Tensor]":
         """The LoRA under the key names that the family's tools read.
 
         Args:
             weights: ``<module path>.lora_A.weight`` and ``.lora_B.weight``, as peft names them.
             alpha: The LoRA's scale.
+            text_weights: The same of each model of `TextEncoder.modules()` that was trained.
+
+        Raises:
+            TrainerError: TargetModulesNotFound; the format has no name for a layer. Only names
+                are looked at, so that this can be asked before training, of tensors on the meta
+                device.
         """
 
-    def attach_file(self, denoiser: "torch.nn.Module", path: Path, *, name: str) -> None:
+    def attach_file(
+        self,
+        denoiser: "torch.nn.Module",
+        path: Path,
+        *,
+        name: str,
+        text_encoders: Mapping[str, "torch.nn.Module"] = NO_TEXT_ENCODERS,
+    ) -> None:
         """Load a saved file through diffusers' own loader, the way its users will.
 
         Args:
             denoiser: Gets the file's weights as a further adapter.
             path: The saved file.
             name: Name of that adapter.
+            text_encoders: `TextEncoder.modules()`, where the file holds weights for them.
         """
 
 

@@ -4,7 +4,6 @@ The one file that knows this family. Cost per step: one UNet forward and backwar
 text encoder run once per picture and caption, before training.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,28 +11,34 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
-    DDPMScheduler,
     DPMSolverMultistepScheduler,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
 from PIL import Image
-from transformers import CLIPTextModel, CLIPTokenizer
-from transformers.utils import logging
+from transformers import CLIPTextModel
 
 from lora_api.reasons import Reason
 from lora_trainer.basemodel import BaseModel
 from lora_trainer.errors import TrainerError
-from lora_trainer.kohya import kohya_keys
 from lora_trainer.recipes import (
+    NO_TEXT_ENCODERS,
+    NO_TEXT_WEIGHTS,
     Batch,
     Conditioning,
     LossSettings,
+    Part,
     PictureEncoder,
     Recipe,
     Sampler,
     TextEncoder,
 )
+from lora_trainer.recipes.attaching import attach_with
+from lora_trainer.recipes.clip import ClipText
+from lora_trainer.recipes.ddpm import PREDICTIONS, NoisePrediction
+from lora_trainer.recipes.keys import KOHYA, lora_file, text_layer, unet_layer
+from lora_trainer.recipes.loading import load_component, skeleton_of
+from lora_trainer.recipes.vae import KlEncoder, draw_latents, to_picture
 
 
 def check(base: BaseModel) -> None:
@@ -54,29 +59,35 @@ def check(base: BaseModel) -> None:
 class StableDiffusion15:
     """The recipe `sd15` for one base model."""
 
+    part = Part()
+
     def __init__(self, base: BaseModel) -> None:
         self._base = base
-        self._schedule: Any = DDPMScheduler.from_config(base.configs["scheduler"])
-        self._levels = int(self._schedule.config.num_train_timesteps)
+        self._prediction = NoisePrediction(base.configs["scheduler"])
         self._scaling_factor = float(base.configs["vae"].get("scaling_factor", 0.18215))
+
+    def experts(self) -> tuple[Recipe, ...]:
+        """Itself: there is one UNet."""
+        return (self,)
 
     def skeleton(self) -> torch.nn.Module:
         """The UNet on the meta device."""
-        with torch.device("meta"):
-            unet: torch.nn.Module = UNet2DConditionModel.from_config(self._base.configs["unet"])
-        return unet
+        return skeleton_of(UNet2DConditionModel, self._base, "unet")
 
     def load_denoiser(self, *, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
         """The UNet, frozen."""
-        return _load(UNet2DConditionModel, self._base, "unet", device=device, dtype=dtype)
+        unet: torch.nn.Module = load_component(
+            UNet2DConditionModel, self._base, "unet", device=device, dtype=dtype
+        )
+        return unet
 
     def load_picture_encoder(self, *, device: torch.device) -> PictureEncoder:
         """The VAE; in float32, because half precision overflows in this one."""
-        return _Vae(_load_vae(self._base, device), device)
+        return KlEncoder(_load_vae(self._base, device), device)
 
     def load_text_encoder(self, *, device: torch.device) -> TextEncoder:
         """Tokenizer and CLIP text model."""
-        return _Clip(self._base, device)
+        return _Text(self._base, device)
 
     def losses(
         self,
@@ -88,45 +99,49 @@ class StableDiffusion15:
     ) -> torch.Tensor:
         """Mean squared error of the predicted noise (or velocity) of each sample."""
         unet: Any = denoiser
-        latents = _draw(batch.moments, generator) * self._scaling_factor
-        device = latents.device
-        noise = torch.randn(latents.shape, generator=generator).to(device)
-        steps = (batch.levels * self._levels).long().clamp_(0, self._levels - 1).to(device)
-        noisy = self._schedule.add_noise(latents, noise, steps)
-        predicted = unet(
-            noisy.to(unet.dtype),
-            steps,
-            encoder_hidden_states=batch.text["hidden_states"].to(unet.dtype),
-            return_dict=False,
-        )[0]
-        velocity = self._schedule.config.prediction_type == "v_prediction"
-        target = self._schedule.get_velocity(latents, noise, steps) if velocity else noise
-        squares: torch.Tensor = (predicted.float() - target).pow(2)
-        return squares.mean(dim=(1, 2, 3))
+        latents = draw_latents(batch.moments, generator) * self._scaling_factor
 
-    def sampler(self, denoiser: torch.nn.Module, *, device: torch.device) -> Sampler:
+        def predict(noisy: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+            predicted: torch.Tensor = unet(
+                noisy.to(unet.dtype),
+                steps,
+                encoder_hidden_states=batch.text["hidden_states"].to(unet.dtype),
+                return_dict=False,
+            )[0]
+            return predicted
+
+        return self._prediction.losses(
+            predict, latents, batch.levels, settings=settings, generator=generator
+        )
+
+    def sampler(self, denoisers: Sequence[torch.nn.Module], *, device: torch.device) -> Sampler:
         """DPM-Solver++ through the diffusers pipeline."""
-        return _PipelineSampler(self._base, denoiser, device)
+        return _PipelineSampler(self._base, denoisers[0], device)
 
     def to_file(
-        self, weights: Mapping[str, torch.Tensor], *, alpha: float
+        self,
+        weights: Mapping[str, torch.Tensor],
+        *,
+        alpha: float,
+        text_weights: Mapping[str, Mapping[str, torch.Tensor]] = NO_TEXT_WEIGHTS,
     ) -> dict[str, torch.Tensor]:
-        """Kohya keys: ``lora_unet_*`` with a float alpha per layer."""
-        tensors = {}
-        for layer, (down, up) in kohya_keys(weights, prefix="lora_unet").items():
-            tensors[f"{layer}.lora_down.weight"] = weights[down].contiguous()
-            tensors[f"{layer}.lora_up.weight"] = weights[up].contiguous()
-            tensors[f"{layer}.alpha"] = torch.tensor(float(alpha))
+        """Kohya keys: ``lora_unet_*`` and ``lora_te_*`` with a float alpha per layer."""
+        tensors = lora_file(weights, alpha=alpha, name_of=unet_layer, endings=KOHYA)
+        for trained in text_weights.values():
+            names = text_layer("lora_te")
+            tensors |= lora_file(trained, alpha=alpha, name_of=names, endings=KOHYA)
         return tensors
 
-    def attach_file(self, denoiser: torch.nn.Module, path: Path, *, name: str) -> None:
+    def attach_file(
+        self,
+        denoiser: torch.nn.Module,
+        path: Path,
+        *,
+        name: str,
+        text_encoders: Mapping[str, torch.nn.Module] = NO_TEXT_ENCODERS,
+    ) -> None:
         """`load_lora_weights` of the pipeline that users load the file into."""
-        with warnings.catch_warnings():
-            # A second adapter beside the trained one is what we want here.
-            warnings.filterwarnings("ignore", message="Already found a `peft_config`")
-            _pipeline(denoiser).load_lora_weights(
-                str(path.parent), weight_name=path.name, adapter_name=name
-            )
+        attach_with(_pipeline(denoiser, **text_encoders), path, name=name)
 
 
 def _config_faults(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -147,58 +162,23 @@ def _config_faults(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
             f"the UNet expects text of width {unet.get('cross_attention_dim')}, the text encoder "
             f"makes {text.get('hidden_size')}"
         )
-    if configs["scheduler"].get("prediction_type", "epsilon") not in {"epsilon", "v_prediction"}:
+    if configs["scheduler"].get("prediction_type", "epsilon") not in PREDICTIONS:
         faults.append(f"its prediction_type is {configs['scheduler']['prediction_type']}")
     return faults
 
 
-class _Vae:
-    def __init__(self, vae: Any, device: torch.device) -> None:
-        self._vae = vae
-        self._device = device
-
-    @torch.inference_mode()
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        posterior = self._vae.encode(pixels.to(self._device)).latent_dist
-        moments: torch.Tensor = posterior.parameters.cpu()
-        return moments
-
-
-class _Clip:
+class _Text:
     def __init__(self, base: BaseModel, device: torch.device) -> None:
-        logging.disable_progress_bar()
-        self._device = device
-        self._tokenizer: Any = CLIPTokenizer.from_pretrained(base.folder / "tokenizer")
-        longest = int(base.configs["text_encoder"].get("max_position_embeddings", 77))
-        self._length = min(int(self._tokenizer.model_max_length), longest)
-        self._model: Any = CLIPTextModel.from_pretrained(
-            base.folder / "text_encoder",
-            dtype=torch.float32,
-            use_safetensors=True,
-            variant=base.variants["text_encoder"],
-            local_files_only=True,
-        )
-        self._model.to(device).eval().requires_grad_(False)
+        self._clip = ClipText(CLIPTextModel, base, device=device)
 
-    @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> list[Conditioning]:
-        found = []
-        for text in texts:  # one by one: a caption's embedding must not depend on its neighbours
-            tokens = self._tokenizer(
-                text,
-                padding="max_length",
-                truncation=True,
-                max_length=self._length,
-                return_tensors="pt",
-            ).input_ids
-            hidden = self._model(tokens.to(self._device))[0][0]
-            found.append({"hidden_states": hidden.cpu()})
-        return found
+        return [{"hidden_states": self._clip.run(text).last_hidden_state[0]} for text in texts]
 
     def truncated(self, text: str) -> str | None:
-        ids = self._tokenizer(text, add_special_tokens=False).input_ids
-        room = self._length - 2  # begin and end of text
-        return str(self._tokenizer.decode(ids[room:])).strip() if len(ids) > room else None
+        return self._clip.truncated(text)
+
+    def modules(self) -> Mapping[str, torch.nn.Module]:
+        return {self._clip.name: self._clip.model}
 
 
 class _PipelineSampler:
@@ -233,49 +213,30 @@ class _PipelineSampler:
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             output_type="latent",
         ).images
-        return [self._decode(one[None]) for one in latents]
-
-    def _decode(self, latents: torch.Tensor) -> Image.Image:
         vae = self._pipeline.vae
-        decoded = vae.decode(latents.float() / vae.config.scaling_factor).sample[0]
-        pixels = ((decoded.clamp(-1, 1) + 1) * 127.5).round().byte()
-        return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+        latents = latents.float() / vae.config.scaling_factor
+        return [to_picture(vae.decode(one[None]).sample[0]) for one in latents]
 
 
 def _repeat(embedding: torch.Tensor, count: int) -> torch.Tensor:
     return embedding.expand(count, *embedding.shape)
 
 
-def _draw(moments: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Latents from the VAE's distribution, with noise from the CPU so that it can be repeated."""
-    mean, log_variance = moments.float().chunk(2, dim=1)
-    noise = torch.randn(mean.shape, generator=generator).to(mean.device)
-    return mean + torch.exp(0.5 * log_variance.clamp(-30.0, 20.0)) * noise
-
-
-def _load(
-    model: Any, base: BaseModel, component: str, *, device: torch.device, dtype: torch.dtype
-) -> torch.nn.Module:
-    loaded: Any = model.from_pretrained(
-        base.folder / component,
-        torch_dtype=dtype,
-        use_safetensors=True,
-        variant=base.variants[component],
-        local_files_only=True,
-    )
-    loaded.to(device).eval().requires_grad_(False)
-    return loaded  # type: ignore[no-any-return]
-
-
 def _load_vae(base: BaseModel, device: torch.device) -> Any:
-    return _load(AutoencoderKL, base, "vae", device=device, dtype=torch.float32)
+    return load_component(AutoencoderKL, base, "vae", device=device, dtype=torch.float32)
 
 
-def _pipeline(denoiser: torch.nn.Module, *, vae: Any = None, scheduler: Any = None) -> Any:
+def _pipeline(
+    denoiser: torch.nn.Module,
+    *,
+    vae: Any = None,
+    scheduler: Any = None,
+    text_encoder: Any = None,
+) -> Any:
     """The pipeline without the parts that are not needed."""
     pipeline: Any = StableDiffusionPipeline(
         vae=vae,
-        text_encoder=None,
+        text_encoder=text_encoder,
         tokenizer=None,
         unet=denoiser,
         scheduler=scheduler,

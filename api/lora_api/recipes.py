@@ -1,0 +1,230 @@
+"""What is known of each model family without loading anything of it.
+
+A module of its own, and here, because both sides decide by it: the trainer fills in defaults and
+refuses settings, the operator places a run by the memory that it will need.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from lora_api.settings import DatasetSettings, NetworkSettings, OptimizationSettings
+
+
+class FileFormat(StrEnum):
+    """Whose key names a family's LoRA file has."""
+
+    KOHYA = "kohya"
+    DIFFUSERS = "diffusers"
+    COMFYUI = "comfyui"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecipeDefaults:
+    """The facts of one family."""
+
+    module: str
+    """Module with a function `check` and a class `RECIPE`, the trainer's `Recipe`."""
+
+    resolution: int
+    """Side of the training square in pixels, where the job names none."""
+
+    rank: int
+    """Rank, where the job names none."""
+
+    steps: int
+    """Optimiser steps, where the job names neither steps nor epochs."""
+
+    learning_rate: float
+    """Highest learning rate, where the job names none."""
+
+    target_modules: tuple[str, ...]
+    """Layers that get an adapter, where the job names none."""
+
+    text_encoder_modules: tuple[str, ...] = ()
+    """Layers of the text encoders that get one with network.textEncoder; empty: can't be had."""
+
+    guidance_scale: float
+    """Guidance of the samples, where the job names none."""
+
+    min_side_pixels: int
+    """Shortest side of a picture that makes sense for the family."""
+
+    bucket_step: int
+    """Width and height of a training picture are multiples of this, in pixels."""
+
+    frames: int = 1
+    """Frames of a training clip, where the job names none; 1: the family knows pictures alone."""
+
+    components: tuple[str, ...]
+    """Folders of the base model that are needed, in diffusers layout."""
+
+    optional: frozenset[str] = frozenset()
+    """Folders that some models of the family have, and that are needed where they are there."""
+
+    weightless: frozenset[str]
+    """Those of them that hold no weights (tokenizers, schedulers)."""
+
+    single_file: frozenset[str]
+    """Those whose weights a single-file checkpoint in the family's original layout holds."""
+
+    file_format: FileFormat
+    """Key names of the saved file."""
+
+    base_version: str
+    """ss_base_model_version of the saved file."""
+
+    architecture: str
+    """modelspec.architecture of the saved file."""
+
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Path of a setting that has no meaning for the family, to why."""
+
+
+_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+_CLIP_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+_NO_FLOW = "it moves the levels of flow matching, which this family has not"
+_NO_SNR = "it weighs the levels of noise-predicting families; flow matching is not weighed"
+_NO_OFFSET = "it mends a fault of noise-predicting families that flow matching has not"
+_NO_TEXT = "its text encoder is too large to be adapted, and is left as it is"
+
+RECIPES: Mapping[str, RecipeDefaults] = {
+    "sd15": RecipeDefaults(
+        module="lora_trainer.recipes.sd15",
+        resolution=512,
+        rank=16,
+        steps=1000,
+        learning_rate=1.0e-4,
+        target_modules=_ATTENTION,
+        text_encoder_modules=_CLIP_LAYERS,
+        guidance_scale=7.5,
+        min_side_pixels=512,
+        bucket_step=64,
+        components=("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
+        weightless=frozenset({"tokenizer", "scheduler"}),
+        single_file=frozenset({"unet", "vae", "text_encoder"}),
+        file_format=FileFormat.KOHYA,
+        base_version="sd_v1",
+        architecture="stable-diffusion-v1/lora",
+        refused={"optimization.timestepShift": _NO_FLOW},
+    ),
+    "sdxl": RecipeDefaults(
+        module="lora_trainer.recipes.sdxl",
+        resolution=1024,
+        rank=16,
+        steps=1000,
+        learning_rate=1.0e-4,
+        target_modules=_ATTENTION,
+        text_encoder_modules=_CLIP_LAYERS,
+        guidance_scale=7.0,
+        min_side_pixels=512,
+        bucket_step=64,
+        components=(
+            "unet",
+            "vae",
+            "text_encoder",
+            "text_encoder_2",
+            "tokenizer",
+            "tokenizer_2",
+            "scheduler",
+        ),
+        weightless=frozenset({"tokenizer", "tokenizer_2", "scheduler"}),
+        single_file=frozenset({"unet", "vae", "text_encoder", "text_encoder_2"}),
+        file_format=FileFormat.KOHYA,
+        base_version="sdxl_base_v1-0",
+        architecture="stable-diffusion-xl-v1-base/lora",
+        refused={"optimization.timestepShift": _NO_FLOW},
+    ),
+    "flux": RecipeDefaults(
+        module="lora_trainer.recipes.flux",
+        resolution=1024,
+        rank=16,
+        steps=1000,
+        learning_rate=1.0e-4,
+        target_modules=_ATTENTION,
+        guidance_scale=3.5,
+        min_side_pixels=512,
+        bucket_step=64,
+        components=(
+            "transformer",
+            "vae",
+            "text_encoder",
+            "text_encoder_2",
+            "tokenizer",
+            "tokenizer_2",
+            "scheduler",
+        ),
+        weightless=frozenset({"tokenizer", "tokenizer_2", "scheduler"}),
+        single_file=frozenset({"transformer"}),
+        file_format=FileFormat.DIFFUSERS,
+        base_version="flux1",
+        architecture="flux-1-dev/lora",
+        refused={
+            "optimization.minSnrGamma": _NO_SNR,
+            "optimization.noiseOffset": _NO_OFFSET,
+            "network.textEncoder": _NO_TEXT,
+        },
+    ),
+    "wan": RecipeDefaults(
+        module="lora_trainer.recipes.wan",
+        resolution=480,
+        rank=16,
+        steps=1000,
+        learning_rate=1.0e-4,
+        target_modules=_ATTENTION,
+        guidance_scale=5.0,
+        min_side_pixels=480,
+        bucket_step=32,
+        frames=17,
+        components=("transformer", "vae", "text_encoder", "tokenizer", "scheduler"),
+        optional=frozenset({"transformer_2"}),
+        weightless=frozenset({"tokenizer", "scheduler"}),
+        single_file=frozenset({"transformer"}),
+        file_format=FileFormat.COMFYUI,
+        base_version="wan",
+        architecture="wan/lora",
+        refused={
+            "optimization.minSnrGamma": _NO_SNR,
+            "optimization.noiseOffset": _NO_OFFSET,
+            "network.textEncoder": _NO_TEXT,
+        },
+    ),
+}
+
+
+def setting_faults(
+    recipe: str,
+    *,
+    dataset: DatasetSettings,
+    network: NetworkSettings,
+    optimization: OptimizationSettings,
+) -> list[str]:
+    """Every setting that the family can't honour, each with its path, why, and what to do.
+
+    Args:
+        recipe: A key of `RECIPES`.
+        dataset: As in the job or the resource.
+        network: Likewise.
+        optimization: Likewise.
+    """
+    facts = RECIPES[recipe]
+    given = {
+        "optimization.timestepShift": optimization.timestep_shift is not None,
+        "optimization.minSnrGamma": optimization.min_snr_gamma is not None,
+        "optimization.noiseOffset": optimization.noise_offset != 0.0,
+        "network.textEncoder": network.text_encoder,
+    }
+    faults = [
+        f"{path}: has no meaning for {recipe} ({why}); remove it"
+        for path, why in facts.refused.items()
+        if given[path]
+    ]
+    frames = dataset.frames
+    if frames is not None and facts.frames == 1 and frames != 1:
+        faults.append(f"dataset.frames: {recipe} trains on pictures, not clips; remove it")
+    elif frames is not None and frames % 4 != 1:
+        faults.append(
+            f"dataset.frames: {frames} is not 4 n + 1, which the video VAE needs; use "
+            f"{frames - (frames - 1) % 4} or {frames + (1 - frames) % 4}"
+        )
+    return faults

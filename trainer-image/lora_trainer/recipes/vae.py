@@ -1,0 +1,48 @@
+"""The variational autoencoder of pictures, as sd15, sdxl and flux have it.
+
+A module of its own because these three differ in nothing but the numbers that latents are scaled
+with, and those belong to the recipes.
+"""
+
+from typing import Any
+
+import torch
+from PIL import Image
+
+
+class KlEncoder:
+    """Encodes pictures with diffusers' AutoencoderKL.
+
+    Args:
+        vae: The model, in float32: half precision overflows in those of sd15 and sdxl.
+        device: Where it is.
+    """
+
+    def __init__(self, vae: Any, device: torch.device) -> None:
+        self._vae = vae
+        self._device = device
+
+    @torch.inference_mode()
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """[batch, 3, height, width] in -1..1 to moments on the CPU."""
+        posterior = self._vae.encode(pixels.to(self._device)).latent_dist
+        moments: torch.Tensor = posterior.parameters.cpu()
+        return moments
+
+
+def draw_latents(moments: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Latents from the encoder's distribution, with noise from the CPU so that it can be repeated.
+
+    Args:
+        moments: [batch, 2 * channels, h, w]: means, then log variances.
+        generator: On the CPU.
+    """
+    mean, log_variance = moments.float().chunk(2, dim=1)
+    noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+    return mean + torch.exp(0.5 * log_variance.clamp(-30.0, 20.0)) * noise
+
+
+def to_picture(decoded: torch.Tensor) -> Image.Image:
+    """[3, height, width] in about -1..1 as a picture."""
+    pixels = ((decoded.float().clamp(-1, 1) + 1) * 127.5).round().byte()
+    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
