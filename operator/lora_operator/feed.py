@@ -6,7 +6,8 @@ not notice if these events came from somewhere else one day.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain, repeat
 from typing import Any
 
 import kopf
@@ -17,8 +18,12 @@ from lora_operator.kube.resources import CHILDREN, WATCHED, Resource
 from lora_operator.labels import CHILD_SELECTOR
 from lora_operator.state.keys import Key, key_of
 
-# The server ends each watch after this; that a new one was opened shows that the feed lives.
-WATCH_SECONDS = 300
+# The server ends each watch after this, having told how far it got; that a new one was opened shows
+# that the feed lives. Short, because a connection that fell silent looks just like one on which
+# nothing happens, and a status must not be wrong for longer than half a minute.
+WATCH_SECONDS = 20
+# A watch that is still open then was not ended by the server: its connection is dead.
+SILENCE_SECONDS = WATCH_SECONDS + 4
 PAGE_SIZE = 500
 
 
@@ -113,6 +118,16 @@ class Feed:
             self._on_change(run)
 
 
+class _Patience:
+    """Waits between tries that never end: by itself, kopf gives up after a minute of refusals.
+
+    A class, because kopf asks for a new start at each request, and must not find a length.
+    """
+
+    def __iter__(self) -> Iterator[float]:
+        return chain((0.5, 1.0, 2.0), repeat(4.0))
+
+
 def _settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
@@ -120,7 +135,9 @@ def _settings() -> kopf.OperatorSettings:
     settings.scanning.disabled = True
     settings.watching.server_timeout = WATCH_SECONDS
     settings.watching.chunk_size = PAGE_SIZE
-    settings.networking.request_timeout = 30
+    settings.watching.inactivity_timeout = SILENCE_SECONDS
+    settings.networking.request_timeout = 15
+    settings.networking.error_backoffs = _Patience()
     for resource in CHILDREN:
         selector = (resource.group, resource.version, resource.plural)
         settings.watching.label_selectors[selector] = CHILD_SELECTOR

@@ -38,17 +38,17 @@ def since_boot() -> float:
 class LeaseTimes:
     """The clockwork of the election, in seconds."""
 
-    duration: float = 10.0
+    duration: float = 12.0
     """How long others wait after the last renewal that they saw."""
 
     renew_every: float = 3.0
     """How often the holder renews: the only write of an idle operator."""
 
-    give_up_after: float = 7.0
+    give_up_after: float = 9.0
     """How long after its last renewal the holder still begins writes. The rest of `duration` is
     what a write that has begun may take: it is given up before anybody else begins."""
 
-    answer_within: float = 2.0
+    answer_within: float = 3.0
     """How long one request about the Lease may take, so that a connection that fell silent leaves
     time for another try."""
 

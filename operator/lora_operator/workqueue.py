@@ -21,7 +21,8 @@ class Backoff:
     """Exponential back-off per key, with jitter so that keys that failed together spread out."""
 
     first_seconds: float = 0.2
-    longest_seconds: float = 30.0
+    # At the latest so long after the end of an outage, what failed all through it is looked at.
+    longest_seconds: float = 15.0
     jitter: float = 0.2
 
     def delay(self, failures: int, chance: float) -> float:

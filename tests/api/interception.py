@@ -85,6 +85,7 @@ class Interceptor:
         self._transports: dict[web.StreamResponse, asyncio.Transport] = {}
         self._may_speak = asyncio.Event()
         self._may_speak.set()
+        self._hushed: set[web.StreamResponse] = set()
         server, self._headers, self._tls = _administrator(kubeconfig)
         self._server = server
         self._port = 0
@@ -109,6 +110,10 @@ class Interceptor:
     def cut_watches(self) -> None:
         """Drop every open watch without a word."""
         self._loop.call_soon_threadsafe(self._abort_all)
+
+    def hush_open_watches(self) -> None:
+        """Let the watches that are open now stay so, and never say another word."""
+        self._loop.call_soon_threadsafe(lambda: self._hushed.update(self._transports))
 
     def silence_watches(self, silent: bool) -> None:
         """Let open watches stay open and say nothing, or speak again."""
@@ -186,12 +191,16 @@ class Interceptor:
         try:
             async for chunk in answer.content.iter_any():
                 await self._may_speak.wait()
-                await stream.write(chunk)
+                if stream not in self._hushed:
+                    await stream.write(chunk)
+            while stream in self._hushed and not transport.is_closing():  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
         except (aiohttp.ClientError, ConnectionError):
             # The server died, or whoever listened: the stream ends as it would without us.
             transport.abort()
         finally:
             del self._transports[stream]
+            self._hushed.discard(stream)
         return stream
 
 

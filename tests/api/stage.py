@@ -10,7 +10,8 @@ import time
 from typing import Any
 
 from tests.api.operator_process import ApiServer, Object, eventually
-from tests.builders import AJob, APod, ATraining
+from tests.builders import AJob, APod, ATraining, a_job, a_pod
+from tests.results import a_good_result
 
 from lora_operator.kube.resources import CLAIMS, EVENTS, JOBS, PODS, TRAININGS
 from lora_operator.labels import job_name, workspace_name
@@ -141,6 +142,29 @@ class Stage:
         if "Complete" in kinds:
             status |= {"completionTime": now, "succeeded": 1}
         self.api.patch_status(JOBS, self.namespace, job_name(self.name), status)
+
+    def live(self) -> Object:
+        """A whole life, from apply to Completed, in which the first attempt crashes."""
+        self.apply()
+        self.is_in("Pending", "PodPending")
+        self.bind_claim()
+        eventually(
+            lambda: self.condition("WorkspaceReady")["status"] == "True", "the claim is bound"
+        )
+        first = a_pod().placed()
+        self.add_pod(first)
+        self.is_in("Starting")
+        self.set_pod(first.running())
+        self.is_in("Starting", "Running")
+        self.set_pod(first.ended(1, "RuntimeError: boom"))
+        self.is_in("Pending", "Retrying")
+        second = a_pod().named(f"{first.name}-2").placed()
+        self.add_pod(second.running())
+        eventually(lambda: self.status.get("attempts") == 2, "the second attempt is counted")
+        self.set_pod(second.ended(0, a_good_result()))
+        eventually(lambda: "artifact" in self.status, "the artifact is recorded")
+        self.set_job(a_job().with_failed_pods(1).complete())
+        return self.is_in("Completed")
 
     def is_in(self, phase: str, reason: str = "") -> Object:
         """Wait until the run is in a phase (and its summary gives a reason)."""

@@ -22,8 +22,7 @@ from aiohttp import web
 from tests.api.interception import Forward, Interceptor, Request, refusal
 from tests.api.operator_process import ApiServer, Object, Operator, eventually
 from tests.api.stage import Stage
-from tests.builders import a_job, a_pod, a_training
-from tests.results import a_good_result
+from tests.builders import a_training
 
 from lora_cluster.light import LightCluster
 from lora_operator.builders.ownership import is_owned_by
@@ -74,28 +73,6 @@ def _label(request: Request) -> str:
     return " ".join([str(request), *filter(None, about)])
 
 
-def live(stage: Stage) -> None:
-    """A whole life, in which the first attempt crashes; the test is kubelet and Job controller."""
-    stage.apply()
-    stage.is_in("Pending", "PodPending")
-    stage.bind_claim()
-    eventually(lambda: stage.condition("WorkspaceReady")["status"] == "True", "the claim is bound")
-    first = a_pod().placed()
-    stage.add_pod(first)
-    stage.is_in("Starting")
-    stage.set_pod(first.running())
-    stage.is_in("Starting", "Running")
-    stage.set_pod(first.ended(1, "RuntimeError: boom"))
-    stage.is_in("Pending", "Retrying")
-    second = a_pod().named("anna-train-x2").placed()
-    stage.add_pod(second.running())
-    eventually(lambda: stage.status.get("attempts") == 2, "the second attempt is counted")
-    stage.set_pod(second.ended(0, a_good_result()))
-    eventually(lambda: "artifact" in stage.status, "the artifact is recorded")
-    stage.set_job(a_job().with_failed_pods(1).complete())
-    stage.is_in("Completed")
-
-
 @dataclass(frozen=True)
 class Life:
     """What is left of a life."""
@@ -130,7 +107,7 @@ class Theatre:
         stage = Stage(self.api, a_training().in_namespace(namespace))
         try:
             operator.start()
-            live(stage)
+            stage.live()
             if deadly is not None:
                 eventually(lambda: reaper.has_struck, f"write {deadly} comes: {reaper.writes}")
                 eventually(lambda: operator.ready, "the next operator is ready")
