@@ -23,10 +23,9 @@ def start_with_crds(*, controller_manager: bool = False) -> Iterator[LightCluste
     """A fresh API server that serves our kinds."""
     with start_light_cluster(controller_manager=controller_manager) as cluster:
         kubectl = [str(cluster.binaries / "kubectl"), f"--kubeconfig={cluster.kubeconfig}"]
-        crd = "crd/loratrainings.loratraining.dev"
         for arguments in (
             ["apply", "-f", str(ROOT / "crds")],
-            ["wait", "--for=condition=Established", crd, "--timeout=30s"],
+            ["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"],
         ):
             subprocess.run([*kubectl, *arguments], check=True, capture_output=True)
         yield cluster

@@ -7,23 +7,36 @@ from pathlib import Path
 import yaml
 
 from lora_api import GROUP, exit_codes
+from lora_api.policy import POLICY_PLURAL
+from lora_api.policy_ledger import LEDGER_PLURAL
 from lora_api.reasons import MEANINGS
 from lora_api.training import PLURAL
 from lora_crd.definition import custom_resource_definition
+from lora_crd.policies import ledger_definition, policy_definition
 
 BANNER = "Generated from api/lora_api by `make generate`; edit the models, not this file."
 
 
 def generated_files() -> dict[Path, str]:
     """Path, relative to the repository's root, and text of every generated file."""
-    crd = f"# {BANNER}\n" + yaml.safe_dump(
-        custom_resource_definition(), sort_keys=False, width=100, allow_unicode=True
-    )
-    name = f"{GROUP}_{PLURAL}.yaml"
+    return {**_definitions(), Path("docs/reasons.md"): _reasons_page()}
+
+
+def _definitions() -> dict[Path, str]:
+    kinds = {
+        PLURAL: custom_resource_definition(),
+        POLICY_PLURAL: policy_definition(),
+        LEDGER_PLURAL: ledger_definition(),
+    }
+    texts = {
+        f"{GROUP}_{plural}.yaml": f"# {BANNER}\n"
+        + yaml.safe_dump(body, sort_keys=False, width=100, allow_unicode=True)
+        for plural, body in kinds.items()
+    }
     return {
-        Path("crds") / name: crd,
-        Path("charts/lora-operator/crds") / name: crd,
-        Path("docs/reasons.md"): _reasons_page(),
+        Path(folder) / name: text
+        for folder in ("crds", "charts/lora-operator/crds")
+        for name, text in texts.items()
     }
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from lora_crd.__main__ import generated_files
 from lora_crd.definition import custom_resource_definition
+from lora_crd.policies import ledger_definition, policy_definition
 from lora_crd.structural import structural_schema
 
 ROOT = Path(__file__).parents[2]
@@ -23,9 +24,15 @@ def nodes(path: str, schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, An
         yield from nodes(f"{path}[]", schema["items"])
 
 
+KINDS = (custom_resource_definition(), policy_definition(), ledger_definition())
 NODES = [
-    *nodes("spec", SCHEMA["properties"]["spec"]),
-    *nodes("status", SCHEMA["properties"]["status"]),
+    node
+    for kind in KINDS
+    for part, schema in kind["spec"]["versions"][0]["schema"]["openAPIV3Schema"][
+        "properties"
+    ].items()
+    if part in {"spec", "status"}
+    for node in nodes(f"{kind['spec']['names']['kind']}.{part}", schema)
 ]
 
 

@@ -1,0 +1,109 @@
+"""TrainingLedger: what the runs of one namespace and month used, kept after the runs are gone.
+
+A module of its own because it is no wish of anybody's: the operator alone writes it, and reads it
+back after a crash.
+"""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from lora_api.base import Count, LenientDocument
+from lora_api.policy import Money
+from lora_api.policy_status import Month, Text
+
+LEDGER_KIND = "TrainingLedger"
+LEDGER_PLURAL = "trainingledgers"
+# Beyond these an object nears the 1.5 MB that etcd takes at once.
+MAX_OPEN_RUNS = 4000
+MAX_USERS = 2000
+
+
+class RunState(StrEnum):
+    """Where a run stands, as far as counting goes."""
+
+    WAITING = "Waiting"
+    """Admitted and in the queue: it has its place in the month, and holds no GPU."""
+
+    RUNNING = "Running"
+    """It was let go, and holds GPUs or is about to."""
+
+    COUNTED = "Counted"
+    """It ended, and keeps its place."""
+
+    RETURNED = "Returned"
+    """It ended in a way that gives its place back: failed, refused, cancelled before any step."""
+
+
+class LedgerRun(LenientDocument):
+    """A run that is not yet summed up."""
+
+    uid: Annotated[str, Field(min_length=1, max_length=64)]
+    """metadata.uid of the run: the same run is never counted twice."""
+
+    user: Text = ""
+    """On whose behalf."""
+
+    state: RunState
+    """Where it stands."""
+
+    gpus: Annotated[int, Field(ge=0, le=16)] = 0
+    """GPUs that it holds or needs."""
+
+    gpu_seconds: Count = 0
+    """GPU-seconds that are paid for."""
+
+    cost: Money = "0"
+    """What they cost."""
+
+    estimate: Money | None = None
+    """What the whole run was estimated to cost when it was admitted."""
+
+
+class LedgerUser(LenientDocument):
+    """The sum of a user's runs that ended."""
+
+    user: Text
+    """spec.user of the runs."""
+
+    trainings: Count = 0
+    """Runs that keep their place in the month."""
+
+    gpu_seconds: Count = 0
+    """GPU-seconds of all runs, failed ones included."""
+
+    cost: Money = "0"
+    """What they cost."""
+
+
+class LedgerSpeed(LenientDocument):
+    """What completed runs of a recipe needed, for estimates."""
+
+    recipe: Annotated[str, Field(max_length=63)]
+    """The recipe."""
+
+    runs: Count = 0
+    """Completed runs that were measured."""
+
+    steps: Count = 0
+    """Their optimiser steps."""
+
+    gpu_seconds: Count = 0
+    """Their GPU-seconds, start and validation included."""
+
+
+class TrainingLedgerSpec(LenientDocument):
+    """The facts of one month."""
+
+    month: Month
+    """The month (UTC) in which the runs were created."""
+
+    runs: Annotated[tuple[LedgerRun, ...], Field(max_length=MAX_OPEN_RUNS)] = ()
+    """Runs that are not yet summed up."""
+
+    users: Annotated[tuple[LedgerUser, ...], Field(max_length=MAX_USERS)] = ()
+    """Sums by user of the others."""
+
+    speeds: Annotated[tuple[LedgerSpeed, ...], Field(max_length=64)] = ()
+    """What completed runs needed, by recipe."""
