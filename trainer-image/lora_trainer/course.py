@@ -50,6 +50,9 @@ class Course:
         write_bytes(self._path, (_COLUMNS + "".join(kept)).encode())
         self._unwritten.clear()
 
+    def applied(self, step: int) -> None:
+        """The figures come by themselves."""
+
     def stepped(self, step: int, *, loss: float | None, learning_rate: float) -> None:
         """Record a step; it is in memory until the next checkpoint."""
         self._unwritten.append(_line(Point(step, loss, learning_rate, time.time())))

@@ -1,7 +1,7 @@
 """Who is told of a training's steps and checkpoints, without the loop knowing any of them.
 
 A module of its own because curves, pictures on the way and safe copies come and go with settings;
-the loop calls one object at four moments and stays short.
+the loop calls one object at five moments and stays short.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,11 @@ class LoopObserver(Protocol):
     def began(self, step: int) -> None:
         """The training begins after this many steps; what was seen of later ones is void."""
 
+    def applied(self, step: int) -> None:
+        """The model's weights are those after this many steps, until this returns."""
+
     def stepped(self, step: int, *, loss: float | None, learning_rate: float) -> None:
-        """An optimiser step is done.
+        """The figures of an optimiser step; may come late, but before the step is saved.
 
         Args:
             step: Steps done, this one included.
@@ -44,6 +47,11 @@ class Observers:
         """Tell all of them."""
         for member in self._members:
             member.began(step)
+
+    def applied(self, step: int) -> None:
+        """Tell all of them."""
+        for member in self._members:
+            member.applied(step)
 
     def stepped(self, step: int, *, loss: float | None, learning_rate: float) -> None:
         """Tell all of them."""

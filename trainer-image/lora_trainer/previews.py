@@ -49,7 +49,7 @@ class Previews:
     def began(self, step: int) -> None:
         """Pictures of later steps will come out the same and are kept."""
 
-    def stepped(self, step: int, *, loss: float | None, learning_rate: float) -> None:
+    def applied(self, step: int) -> None:
         """Draw, if it is time and an earlier attempt has not done so."""
         if step % self._every_steps or step == self._total_steps:
             return
@@ -63,6 +63,9 @@ class Previews:
             if not (is_out_of_memory(error) or is_out_of_space(error)):
                 raise
             log.warning("no room to draw on the way", step=step, why=error)
+
+    def stepped(self, step: int, *, loss: float | None, learning_rate: float) -> None:
+        """Pictures don't depend on figures."""
 
     def saving(self, step: int) -> None:
         """Pictures don't depend on checkpoints."""
