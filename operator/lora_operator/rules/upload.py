@@ -23,7 +23,7 @@ EVERY = timedelta(hours=1)
 
 def is_trained_but_not_stored(seen: Observed, job: Job, failure: FailureStatus) -> bool:
     """Whether the failed Job leaves a finished LoRA in a workspace that still exists."""
-    if seen.claim is None or seen.claim.deleting or seen.claim.phase != "Bound":
+    if seen.claim is None or seen.claim.deleting or seen.claim.phase == "Lost":
         return False
     known = seen.run.status.failure
     codes = {failure.exit_code, known.exit_code if known is not None else None}

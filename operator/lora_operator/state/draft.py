@@ -150,6 +150,8 @@ class Draft:
 
     def _end(self, truth: Truth, reason: str, message: str, at: datetime | None) -> None:
         self.message = message
+        # The next look, at what is written then, says when which clean-up is due.
+        self.revisit_in(0)
         self.completed_at = (at or self.now).replace(microsecond=0)
         self.set(ConditionType.RUNNING, "False", reason, message)
         for kind in (ConditionType.ARTIFACT_STORED, ConditionType.VALIDATED):
