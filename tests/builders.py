@@ -100,6 +100,9 @@ class ATraining:
     def queued_in(self, queue: str) -> Self:
         return replace(self, meta={**self.meta, "labels": {"kueue.x-k8s.io/queue-name": queue}})
 
+    def labelled(self, labels: dict[str, str]) -> Self:
+        return replace(self, meta={**self.meta, "labels": labels})
+
     def being_deleted(self) -> Self:
         return replace(self, meta={**self.meta, "deletionTimestamp": stamp(NOW)})
 
@@ -111,10 +114,11 @@ class ATraining:
 
     def manifest(self) -> Object:
         """What a person applies."""
+        labels = {"labels": dict(self.meta["labels"])} if "labels" in self.meta else {}
         return {
             "apiVersion": API_VERSION,
             "kind": KIND,
-            "metadata": {"name": self.name, "namespace": self.namespace},
+            "metadata": {"name": self.name, "namespace": self.namespace, **labels},
             "spec": copy.deepcopy(self.spec),
         }
 

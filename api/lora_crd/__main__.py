@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -11,6 +12,7 @@ from lora_api.policy import POLICY_PLURAL
 from lora_api.policy_ledger import LEDGER_PLURAL
 from lora_api.reasons import MEANINGS
 from lora_api.training import PLURAL
+from lora_crd.admission import admission_rules
 from lora_crd.definition import custom_resource_definition
 from lora_crd.policies import ledger_definition, policy_definition
 
@@ -19,7 +21,16 @@ BANNER = "Generated from api/lora_api by `make generate`; edit the models, not t
 
 def generated_files() -> dict[Path, str]:
     """Path, relative to the repository's root, and text of every generated file."""
-    return {**_definitions(), Path("docs/reasons.md"): _reasons_page()}
+    return {
+        **_definitions(),
+        Path("charts/lora-operator/admission/training-policy.yaml"): _document(admission_rules()),
+        Path("docs/reasons.md"): _reasons_page(),
+    }
+
+
+def _document(body: dict[str, Any]) -> str:
+    text = yaml.safe_dump(body, sort_keys=False, width=100, allow_unicode=True)
+    return f"# {BANNER}\n{text}"
 
 
 def _definitions() -> dict[Path, str]:
@@ -28,11 +39,7 @@ def _definitions() -> dict[Path, str]:
         POLICY_PLURAL: policy_definition(),
         LEDGER_PLURAL: ledger_definition(),
     }
-    texts = {
-        f"{GROUP}_{plural}.yaml": f"# {BANNER}\n"
-        + yaml.safe_dump(body, sort_keys=False, width=100, allow_unicode=True)
-        for plural, body in kinds.items()
-    }
+    texts = {f"{GROUP}_{plural}.yaml": _document(body) for plural, body in kinds.items()}
     return {
         Path(folder) / name: text
         for folder in ("crds", "charts/lora-operator/crds")

@@ -1,0 +1,296 @@
+"""What the API server itself checks of a run against the namespace's TrainingPolicy, in CEL.
+
+A module of its own because these rules are one table with two readers, the chart that ships them
+and the test that goes through them one by one; and because they hold while the operator is down.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from lora_api import GROUP
+from lora_api.policy import USER_PLACEHOLDER
+from lora_api.recipes import RECIPES
+from lora_api.settings import DEFAULT_STEPS
+from lora_api.training import PLURAL
+
+IMPERSONATE_VERB = "impersonate-user"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmissionRule:
+    """One check of a run against the policy.
+
+    Attributes:
+        name: What the rule is about; tests and the page about policies call it so.
+        limit: Field of the policy's spec that the rule keeps.
+        expression: CEL that is true where the run is allowed.
+        message: CEL that makes the sentence for whoever is refused.
+        fallback: The sentence where that can't be made.
+    """
+
+    name: str
+    limit: str
+    expression: str
+    message: str
+    fallback: str
+
+    def to_validation(self) -> dict[str, str]:
+        """The rule as an entry of a ValidatingAdmissionPolicy's `validations`."""
+        return {
+            "expression": self.expression,
+            "messageExpression": self.message,
+            "message": self.fallback,
+            "reason": "Forbidden",
+        }
+
+
+def _text(sentence: str) -> str:
+    return "'" + sentence.replace("'", "\\'") + "'"
+
+
+def _known(default_of: str) -> str:
+    """CEL map from recipe to its default of a setting."""
+    return (
+        "{"
+        + ", ".join(f"'{name}': {getattr(facts, default_of)}" for name, facts in RECIPES.items())
+        + "}"
+    )
+
+
+def _defaulted(setting: str, default_of: str) -> str:
+    """A setting or, where it is absent, what the recipe makes of it; the least for a foreign one.
+
+    A recipe that this table does not know is the administrator's own, and so are its defaults.
+    """
+    known = _known(default_of)
+    return (
+        f"(has(object.spec.{setting}) ? object.spec.{setting} : "
+        f"(object.spec.recipe in {known} ? {known}[object.spec.recipe] : 0))"
+    )
+
+
+# Epochs mean at most so many steps: the trainer refuses more pictures than maxImages.
+_STEPS = (
+    "(has(object.spec.optimization.steps) ? object.spec.optimization.steps : "
+    "has(object.spec.optimization.epochs) ? object.spec.optimization.epochs * "
+    "((object.spec.dataset.maxImages * object.spec.dataset.repeats + variables.samples - 1) / "
+    f"variables.samples) : {DEFAULT_STEPS})"
+)
+VARIABLES = {
+    "updating": "request.operation == 'UPDATE'",
+    "user": "has(object.spec.user) ? object.spec.user : ''",
+    "mayImpersonate": (
+        f"authorizer.group('{GROUP}').resource('{PLURAL}').namespace(request.namespace)"
+        f".check('{IMPERSONATE_VERB}').allowed()"
+    ),
+    "labels": "has(object.metadata.labels) ? object.metadata.labels : {}",
+    "oldLabels": (
+        "oldObject != null && has(oldObject.metadata.labels) ? oldObject.metadata.labels : {}"
+    ),
+    "samples": (
+        "object.spec.optimization.batchSize * object.spec.optimization.gradientAccumulationSteps"
+    ),
+    "steps": _STEPS,
+    "rank": _defaulted("network.rank", "rank"),
+    "resolution": _defaulted("optimization.resolution", "resolution"),
+    "bases": (
+        "[object.spec.baseModel.uri] + "
+        "(has(object.spec.baseModel.componentsUri) ? [object.spec.baseModel.componentsUri] : []) + "
+        "(has(object.spec.validation.embedderUri) ? [object.spec.validation.embedderUri] : [])"
+    ),
+    "datasets": (
+        "(has(object.spec.dataset.uri) ? [object.spec.dataset.uri] : []) + "
+        "(has(object.spec.dataset.uris) ? object.spec.dataset.uris : [])"
+    ),
+    "priority": "has(object.spec.priorityClassName) ? object.spec.priorityClassName : ''",
+    "oldPriority": (
+        "oldObject != null && has(oldObject.spec.priorityClassName) ? "
+        "oldObject.spec.priorityClassName : ''"
+    ),
+}
+
+
+def _cap(field: str, limit: str, value: str, unit: str = "") -> AdmissionRule:
+    """A number of the run must not exceed a number of the policy."""
+    cap = f"params.spec.{limit}"
+    return AdmissionRule(
+        name=f"{field} <= {limit}",
+        limit=limit,
+        expression=f"variables.updating || !has({cap}) || {value} <= {cap}",
+        message=(
+            f"'spec.{field}: ' + string({value}) + '{unit} is more than the ' + string({cap}) + "
+            f"'{unit} that TrainingPolicy ' + params.metadata.name + ' allows (spec.{limit})'"
+        ),
+        fallback=f"spec.{field} is more than the TrainingPolicy allows (spec.{limit})",
+    )
+
+
+def _prefix(field: str, limit: str, uris: str) -> AdmissionRule:
+    """Every URI must lie under one of the policy's prefixes.
+
+    A '/' is added to the URI, as prefixes end in one: s3://models/anna lies in s3://models/anna/. A
+    user's name with a '/' would reach into another's folder, so it fits no {user}.
+    """
+    prefixes = f"params.spec.{limit}"
+    fits = (
+        f"{prefixes}.exists(p, (uri + '/').startsWith(p.replace('{USER_PLACEHOLDER}', "
+        f"variables.user)) && !(p.contains('{USER_PLACEHOLDER}') && "
+        "(variables.user == '' || variables.user.contains('/'))))"
+    )
+    return AdmissionRule(
+        name=f"{field} in {limit}",
+        limit=limit,
+        expression=f"variables.updating || !has({prefixes}) || {uris}.all(uri, {fits})",
+        message=(
+            f"'spec.{field}: ' + {uris}.filter(uri, !{fits})[0] + ' lies under none of the "
+            f"prefixes that TrainingPolicy ' + params.metadata.name + ' allows (spec.{limit}): ' + "
+            f"{prefixes}.map(p, p.replace('{USER_PLACEHOLDER}', variables.user)).join(', ')"
+        ),
+        fallback=f"spec.{field} lies under no prefix that the TrainingPolicy allows (spec.{limit})",
+    )
+
+
+def _user_rules() -> Iterator[AdmissionRule]:
+    missing = (
+        "spec.user must be given: TrainingPolicy default counts runs by user. Set it to your own "
+        "user name."
+    )
+    yield AdmissionRule(
+        name="spec.user is given",
+        limit="",
+        expression="variables.updating || has(object.spec.user)",
+        message=_text(missing),
+        fallback=missing,
+    )
+    yield AdmissionRule(
+        name="spec.user is the requester",
+        limit="",
+        expression=(
+            "variables.updating || !has(object.spec.user) || "
+            "object.spec.user == request.userInfo.username || variables.mayImpersonate"
+        ),
+        message=(
+            "'spec.user: ' + variables.user + ' is not who makes this request (' + "
+            f"request.userInfo.username + '); for others only those may create runs who have the "
+            f"verb {IMPERSONATE_VERB} on {PLURAL}.{GROUP}'"
+        ),
+        fallback="spec.user must be who makes the request",
+    )
+
+
+def _size_rule() -> AdmissionRule:
+    cap, value = "string(params.spec.caps.workspaceSize)", "string(object.spec.workspace.size)"
+    return AdmissionRule(
+        name="workspace.size <= caps.workspaceSize",
+        limit="caps.workspaceSize",
+        expression=(
+            "variables.updating || !has(params.spec.caps.workspaceSize) || "
+            f"quantity({value}).compareTo(quantity({cap})) <= 0"
+        ),
+        message=(
+            f"'spec.workspace.size: ' + {value} + ' is more than the ' + {cap} + ' that "
+            "TrainingPolicy ' + params.metadata.name + ' allows (spec.caps.workspaceSize)'"
+        ),
+        fallback="spec.workspace.size is more than the TrainingPolicy allows "
+        "(spec.caps.workspaceSize)",
+    )
+
+
+def _list_rules() -> Iterator[AdmissionRule]:
+    yield AdmissionRule(
+        name="recipe in allowedRecipes",
+        limit="allowedRecipes",
+        expression=(
+            "variables.updating || !has(params.spec.allowedRecipes) || "
+            "object.spec.recipe in params.spec.allowedRecipes"
+        ),
+        message=(
+            "'spec.recipe: ' + object.spec.recipe + ' is none of those that TrainingPolicy ' + "
+            "params.metadata.name + ' allows (spec.allowedRecipes): ' + "
+            "params.spec.allowedRecipes.join(', ')"
+        ),
+        fallback="spec.recipe is none that the TrainingPolicy allows (spec.allowedRecipes)",
+    )
+    # Behind ':' and '@' no '/' may follow: team: must not open team:5000/other.
+    yield AdmissionRule(
+        name="image in allowedImages",
+        limit="allowedImages",
+        expression=(
+            "variables.updating || !has(object.spec.image) || !has(params.spec.allowedImages) || "
+            "params.spec.allowedImages.exists(e, object.spec.image == e || "
+            "(object.spec.image.startsWith(e) && (e.endsWith('/') || "
+            "((e.endsWith(':') || e.endsWith('@')) && "
+            "!object.spec.image.substring(size(e)).contains('/')))))"
+        ),
+        message=(
+            "'spec.image: ' + object.spec.image + ' is none of those that TrainingPolicy ' + "
+            "params.metadata.name + ' allows (spec.allowedImages): ' + "
+            "(params.spec.allowedImages + ['the default of the operator']).join(', ')"
+        ),
+        fallback="spec.image is none that the TrainingPolicy allows (spec.allowedImages)",
+    )
+    yield AdmissionRule(
+        name="priorityClassName in priorityClasses",
+        limit="priorityClasses",
+        expression=(
+            "!has(params.spec.priorityClasses) || variables.priority == '' || "
+            "(variables.updating && variables.priority == variables.oldPriority) || "
+            "params.spec.priorityClasses.exists(c, c.name == variables.priority)"
+        ),
+        message=(
+            "'spec.priorityClassName: ' + variables.priority + ' is none of those that "
+            "TrainingPolicy ' + params.metadata.name + ' allows (spec.priorityClasses): ' + "
+            "params.spec.priorityClasses.map(c, c.name).join(', ')"
+        ),
+        fallback="spec.priorityClassName is none that the TrainingPolicy allows "
+        "(spec.priorityClasses)",
+    )
+    lacks = "!(k in variables.labels) && (!variables.updating || k in variables.oldLabels)"
+    yield AdmissionRule(
+        name="metadata.labels has requiredLabels",
+        limit="requiredLabels",
+        expression=(
+            f"!has(params.spec.requiredLabels) || !params.spec.requiredLabels.exists(k, {lacks})"
+        ),
+        message=(
+            "'metadata.labels: ' + params.spec.requiredLabels.filter(k, "
+            f"{lacks}).join(', ') + ' must be set: TrainingPolicy ' + params.metadata.name + "
+            "' requires it (spec.requiredLabels)'"
+        ),
+        fallback="metadata.labels lacks one that the TrainingPolicy requires (spec.requiredLabels)",
+    )
+
+
+RULES: tuple[AdmissionRule, ...] = (
+    *_user_rules(),
+    _cap("resources.gpus", "caps.gpus", "object.spec.resources.gpus"),
+    _cap("resources.gpus", "maxConcurrentGPUs", "object.spec.resources.gpus"),
+    _cap("resources.gpus", "maxConcurrentGPUsPerUser", "object.spec.resources.gpus"),
+    _cap("optimization.steps", "caps.steps", "variables.steps"),
+    _cap("network.rank", "caps.rank", "variables.rank"),
+    _cap("optimization.resolution", "caps.resolution", "variables.resolution"),
+    _cap("dataset.maxImages", "caps.images", "object.spec.dataset.maxImages"),
+    _cap(
+        "limits.activeDeadlineSeconds",
+        "caps.activeDeadlineSeconds",
+        "object.spec.limits.activeDeadlineSeconds",
+        " s",
+    ),
+    _cap("limits.retries", "caps.retries", "object.spec.limits.retries"),
+    _size_rule(),
+    _prefix("baseModel.uri", "allowedBaseModelPrefixes", "variables.bases"),
+    _prefix("dataset.uri", "allowedDatasetPrefixes", "variables.datasets"),
+    _prefix("output.uri", "allowedOutputPrefixes", "[object.spec.output.uri]"),
+    *_list_rules(),
+)
+
+
+def admission_rules() -> dict[str, Any]:
+    """The part of the ValidatingAdmissionPolicy's spec that the chart's template includes."""
+    return {
+        "variables": [
+            {"name": name, "expression": expression} for name, expression in VARIABLES.items()
+        ],
+        "validations": [rule.to_validation() for rule in RULES],
+    }

@@ -1,0 +1,14 @@
+"""Fixtures of the API tests that need the chart's roles and rules in force."""
+
+from collections.abc import Iterator
+
+import pytest
+from tests.api.guarded import Guarded
+from tests.conftest import start_with_crds
+
+
+@pytest.fixture(scope="session")
+def guarded() -> Iterator[Guarded]:
+    """An API server of its own: the rules would get in the way of tests that play the operator."""
+    with start_with_crds() as cluster:
+        yield Guarded(cluster)
