@@ -6,14 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
-from lora_api.job import JobDocument
-from lora_api.reasons import Reason
-from lora_trainer.captions import CaptionError, caption_for, read_caption, with_trigger
-from lora_trainer.dataset import Sample, build_dataset, split
+from lora_api.settings import DatasetSettings
+from lora_trainer.captions import (
+    MAX_ORDERS,
+    CaptionError,
+    caption_for,
+    orders_of,
+    read_caption,
+    with_trigger,
+)
+from lora_trainer.crops import centre_crop
+from lora_trainer.dataset import Sample, split
 from lora_trainer.errors import TrainerError
-from lora_trainer.fetch import FetchedDataset
-from lora_trainer.pictures import Picture, PictureError, check_picture, load_square, to_rgb
+from lora_trainer.pictures import Bounds, Picture, PictureError, check_picture, to_rgb
+from lora_trainer.pixels import load_square
 
 TRIGGERS = {
     "no trigger word": ("a cat", None, "a cat"),
@@ -54,10 +62,62 @@ def test_a_caption_is_one_line_without_byte_order_mark(tmp_path: Path) -> None:
     assert read_caption(tmp_path / "a.txt") == "ein Kürbis im Garten"
 
 
-def test_without_file_the_trigger_word_is_the_caption() -> None:
-    assert caption_for(None, trigger_word="zorp") == "zorp"
-    with pytest.raises(CaptionError, match=r"dataset\.triggerWord"):
-        caption_for(None, trigger_word=None)
+WORDS: dict[str, tuple[str | None, dict[str, str], str]] = {
+    "no file: the trigger word": (None, {"trigger_word": "zorp"}, "zorp"),
+    "no file: the template": (
+        None,
+        {"trigger_word": "zorp", "caption_template": "a photo of {trigger} outside"},
+        "a photo of zorp outside",
+    ),
+    "no file: a template without the trigger word gets it": (
+        None,
+        {"trigger_word": "zorp", "caption_template": "a photo"},
+        "zorp, a photo",
+    ),
+    "a file wins over the template": (
+        "a cat",
+        {"trigger_word": "zorp", "caption_template": "a photo of {trigger}"},
+        "zorp, a cat",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_the_caption_of_a_picture(name: str) -> None:
+    given, settings, expected = WORDS[name]
+    assert caption_for(given, DatasetSettings(uri="file:///x", **settings)) == expected
+
+
+def test_without_file_trigger_word_and_template_there_is_no_caption() -> None:
+    with pytest.raises(CaptionError, match=r"dataset\.triggerWord.*dataset\.captionTemplate"):
+        caption_for(None, DatasetSettings(uri="file:///x"))
+
+
+def test_a_template_with_a_trigger_needs_one() -> None:
+    with pytest.raises(ValidationError, match="triggerWord must be set"):
+        DatasetSettings(uri="file:///x", caption_template="a {trigger}")
+
+
+ORDERS: dict[str, tuple[str, int, int]] = {
+    "nothing to shuffle": ("zorp", 1, 0),
+    "one loose part": ("zorp, red", 1, 0),
+    "two loose parts": ("zorp, red, round", 1, 1),
+    "all loose": ("a, b, c", 0, 5),
+    "many parts have a bounded number of orders": ("zorp, a, b, c, d, e, f", 1, MAX_ORDERS - 1),
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_captions_are_shuffled_in_a_fixed_number_of_orders(name: str) -> None:
+    caption, keep, count = ORDERS[name]
+    orders = orders_of(caption, keep=keep)
+    assert len(set(orders)) == len(orders) == count
+    assert orders == orders_of(caption, keep=keep)
+    parts = caption.split(", ")
+    for order in orders:
+        assert order != caption
+        assert order.split(", ")[:keep] == parts[:keep]
+        assert sorted(order.split(", ")) == sorted(parts)
 
 
 def _red(size: tuple[int, int] = (80, 60)) -> Image.Image:
@@ -77,7 +137,7 @@ GOOD: dict[str, Callable[[Path], object]] = {
 def test_a_picture_is_known_by_its_content_and_becomes_a_square(name: str, tmp_path: Path) -> None:
     path = tmp_path / "no-ending"
     GOOD[name](path)
-    picture = check_picture(path, name="p", min_side_pixels=60)
+    picture = check_picture(path, name="p", bounds=Bounds(min_side_pixels=60))
     assert (picture.width, picture.height) == (80, 60)
     square = load_square(path, resolution=32)
     assert square.shape == (32, 32, 3)
@@ -91,7 +151,7 @@ def test_exif_rotation_turns_the_picture_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise: top becomes right
     image.save(tmp_path / "a.jpg", exif=exif)
-    picture = check_picture(tmp_path / "a.jpg", name="a.jpg", min_side_pixels=16)
+    picture = check_picture(tmp_path / "a.jpg", name="a.jpg", bounds=Bounds(min_side_pixels=16))
     assert (picture.width, picture.height) == (60, 80)
     square = load_square(tmp_path / "a.jpg", resolution=60)
     assert square[30, 55].mean() > 200
@@ -111,7 +171,7 @@ def test_sixteen_bits_become_eight() -> None:
 def test_the_shorter_side_counts(tmp_path: Path) -> None:
     _red((200, 40)).save(tmp_path / "a.png")
     with pytest.raises(PictureError, match=r"200 x 40.*at least 64"):
-        check_picture(tmp_path / "a.png", name="a.png", min_side_pixels=64)
+        check_picture(tmp_path / "a.png", name="a.png", bounds=Bounds(min_side_pixels=64))
 
 
 def _samples(*digests: str) -> list[Sample]:
@@ -126,6 +186,7 @@ def _samples(*digests: str) -> list[Sample]:
                 converted=None,
             ),
             caption="zorp",
+            crop=centre_crop(width=64, height=64, to_width=64, to_height=64),
         )
         for place, digest in enumerate(digests)
     ]
@@ -148,24 +209,3 @@ def test_a_picture_that_occurs_twice_is_held_out_last() -> None:
 def test_holding_out_everything_is_refused() -> None:
     with pytest.raises(TrainerError, match=r"validation\.heldOutImages is 2"):
         split(_samples("a", "b"), 2, 0)
-
-
-def test_two_captions_of_one_picture_are_refused_by_name(tmp_path: Path) -> None:
-    names = ["a.TXT", "a.png", "a.txt"]
-    _red().save(tmp_path / "a.png")
-    for name in ("a.TXT", "a.txt"):
-        (tmp_path / name).write_text(f"from {name}")
-    job = JobDocument.model_validate(
-        {
-            "name": "x",
-            "recipe": "sd15",
-            "baseModel": {"uri": "file:///base"},
-            "dataset": {"uri": "file:///pictures", "minImages": 1},
-            "validation": {"heldOutImages": 0},
-            "output": {"uri": "file:///out"},
-        }
-    )
-    fetched = FetchedDataset(folder=tmp_path, names=names, oversized=[], orphans=[])
-    with pytest.raises(TrainerError, match=r"a\.txt is a second caption beside a\.TXT") as caught:
-        build_dataset(fetched, job, min_side_pixels=16, advance=lambda _done, _total: None)
-    assert caught.value.reason is Reason.INVALID_CAPTIONS

@@ -1,28 +1,19 @@
-"""The checked dataset: pictures with captions, split into those trained on and those held out.
+"""Samples, and which of them are trained on or held out.
 
-A module of its own because all faults of all files must come out in one message, which needs a
-view of the whole.
+A module of its own because everything after the checks sees a dataset this way, and nothing of how
+it was fetched and checked.
 """
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from lora_api.job import JobDocument
 from lora_api.reasons import Reason
-from lora_trainer import log
-from lora_trainer.captions import CaptionError, caption_for
-from lora_trainer.crops import Crop, centre_crop
+from lora_trainer.crops import Crop
 from lora_trainer.disk import sha256_of_json
 from lora_trainer.errors import TrainerError
 from lora_trainer.faults import FileFault
-from lora_trainer.fetch import FetchedDataset, is_caption, stem_of
-from lora_trainer.pictures import Picture, PictureError, check_picture
-
-# A message names this many files; the log names all.
-_NAMED_FAULTS = 12
+from lora_trainer.pictures import Picture
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,58 +103,14 @@ class Dataset:
         return self.training * self.repeats
 
 
-def build_dataset(
-    fetched: FetchedDataset,
-    job: JobDocument,
-    *,
-    resolution: int,
-    min_side_pixels: int,
-    advance: Callable[[float, float], None],
-) -> Dataset:
-    """Check every file and split the dataset.
+def digest_of(samples: list[Sample]) -> str:
+    """``sha256:...`` over pictures and captions, whatever their names and order.
 
     Args:
-        fetched: The files.
-        job: The settings.
-        resolution: Side of the training square in pixels.
-        min_side_pixels: Shortest side of a picture.
-        advance: Told pictures done and pictures in all.
-
-    Raises:
-        TrainerError: InvalidImages, InvalidCaptions, TooFewImages or TooManyImages; the message
-            names all files that are at fault.
+        samples: All of them.
     """
-    names = [name for name in fetched.names if not is_caption(name)]
-    faults = [FileFault(name=name, text="is larger than 64 MiB") for name in fetched.oversized]
-    by_stem = _captions_by_stem(fetched, faults)
-    samples: list[Sample] = []
-    for index, name in enumerate(names):
-        sample = _check(
-            name,
-            by_stem.get(stem_of(name)),
-            folder=fetched.folder,
-            trigger_word=job.dataset.trigger_word,
-            resolution=resolution,
-            min_side_pixels=min_side_pixels,
-            faults=faults,
-        )
-        if sample is not None:
-            samples.append(sample)
-        advance(index + 1, len(names))
-    _raise_faults(faults, len(names) + len(fetched.oversized))
-    _check_count(len(samples), job)
-    warnings = _duplicates(samples)
-    warnings += [f"{name}: a caption without a picture" for name in fetched.orphans]
-    for warning in warnings:
-        log.warning("dataset", finding=warning)
-    training, held_out = split(samples, job.validation.held_out_images, job.optimization.seed)
     entries = sorted([sample.picture.digest, sample.caption] for sample in samples)
-    return Dataset(
-        training=training,
-        held_out=held_out,
-        digest=f"sha256:{sha256_of_json(entries)}",
-        warnings=warnings,
-    )
+    return f"sha256:{sha256_of_json(entries)}"
 
 
 def split(samples: list[Sample], count: int, seed: int) -> tuple[list[Sample], list[Sample]]:
@@ -177,7 +124,8 @@ def split(samples: list[Sample], count: int, seed: int) -> tuple[list[Sample], l
         seed: The run's seed.
 
     Returns:
-        Training and held-out samples, both in order of their digests.
+        Training and held-out samples, both in order of their digests; the latter are only seen
+        as they are.
 
     Raises:
         TrainerError: TooFewImages; nothing would be left to train on.
@@ -198,90 +146,9 @@ def split(samples: list[Sample], count: int, seed: int) -> tuple[list[Sample], l
     ordered = sorted(samples, key=lambda sample: (sample.picture.digest, sample.picture.name))
     return (
         [sample for sample in ordered if id(sample) not in chosen],
-        [sample for sample in ordered if id(sample) in chosen],
+        [
+            replace(sample, may_flip=False, shuffled=())
+            for sample in ordered
+            if id(sample) in chosen
+        ],
     )
-
-
-def _captions_by_stem(fetched: FetchedDataset, faults: list[FileFault]) -> dict[str, str]:
-    """Each picture's caption file; of two (a.txt and a.TXT) nobody can say which is meant."""
-    by_stem: dict[str, str] = {}
-    for name in filter(is_caption, fetched.names):
-        first = by_stem.setdefault(stem_of(name), name)
-        if first != name:
-            faults.append(
-                FileFault(name=name, text=f"is a second caption beside {first}", is_caption=True)
-            )
-    return by_stem
-
-
-def _check(
-    name: str,
-    caption_name: str | None,
-    *,
-    folder: Path,
-    trigger_word: str | None,
-    resolution: int,
-    min_side_pixels: int,
-    faults: list[FileFault],
-) -> Sample | None:
-    """Check one picture and its caption; what is wrong with either is added to the faults."""
-    caption, picture = None, None
-    try:
-        path = folder / caption_name if caption_name else None
-        caption = caption_for(path, trigger_word=trigger_word)
-    except CaptionError as fault:
-        faults.append(FileFault(name=caption_name or name, text=str(fault), is_caption=True))
-    try:
-        picture = check_picture(folder / name, name=name, min_side_pixels=min_side_pixels)
-    except PictureError as fault:
-        faults.append(FileFault(name=name, text=str(fault)))
-    if caption is None or picture is None:
-        return None
-    if picture.converted:
-        log.info("converted", file=name, what=picture.converted)
-    crop = centre_crop(
-        width=picture.width, height=picture.height, to_width=resolution, to_height=resolution
-    )
-    return Sample(picture=picture, caption=caption, crop=crop)
-
-
-def _raise_faults(faults: list[FileFault], total: int) -> None:
-    if not faults:
-        return
-    for fault in faults:
-        log.error("bad file", file=fault.name, why=fault.text)
-    bad_pictures = {fault.name for fault in faults if not fault.is_caption}
-    reason = Reason.INVALID_IMAGES if bad_pictures else Reason.INVALID_CAPTIONS
-    files = len({fault.name for fault in faults})
-    named = "; ".join(str(fault) for fault in faults[:_NAMED_FAULTS])
-    more = f"; and {len(faults) - _NAMED_FAULTS} more" if len(faults) > _NAMED_FAULTS else ""
-    raise TrainerError(
-        reason,
-        f"dataset.uri: {files} {'file' if files == 1 else 'files'} among {total} "
-        f"{'picture' if total == 1 else 'pictures'} can't be used: {named}{more}. Repair or "
-        "remove them",
-    )
-
-
-def _check_count(count: int, job: JobDocument) -> None:
-    low, high = job.dataset.min_images, job.dataset.max_images
-    if count < low:
-        raise TrainerError(
-            Reason.TOO_FEW_IMAGES,
-            f"dataset.uri: {count} {'picture lies' if count == 1 else 'pictures lie'} under "
-            f"{job.dataset.uri}, dataset.minImages is {low}; add pictures or lower "
-            "dataset.minImages",
-        )
-    if count > high:
-        raise TrainerError(
-            Reason.TOO_MANY_IMAGES,
-            f"dataset.uri: {count} pictures lie under {job.dataset.uri}, dataset.maxImages is "
-            f"{high}; remove some or raise dataset.maxImages",
-        )
-
-
-def _duplicates(samples: list[Sample]) -> list[str]:
-    names: dict[str, list[str]] = defaultdict(list)
-    for sample in samples:
-        names[sample.picture.digest].append(sample.picture.name)
-    return [f"{' = '.join(same)}: the same picture" for same in names.values() if len(same) > 1]

@@ -4,8 +4,9 @@ A module of its own because it knows nothing of datasets or models: what was fet
 not changed at its source stays where it is.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -18,6 +19,20 @@ from lora_trainer.progress import Advance
 from lora_trainer.storage import Storage, StoredFile
 
 _PARALLEL_DOWNLOADS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One file to fetch."""
+
+    storage: Storage
+    """Where it lies."""
+
+    file: StoredFile
+    """Which one it is there."""
+
+    name: str
+    """What it is called here."""
 
 
 def fetch_files(
@@ -45,32 +60,52 @@ def fetch_files(
     Raises:
         TrainerError: `unsafe`, before anything is fetched; or a StorageError.
     """
-    wanted = list(files)
+    wanted = [Wanted(storage, file, file.name) for file in files]
     if in_place is None:
-        refuse_unsafe_names(wanted, storage, unsafe)
+        refuse_unsafe_names((one.file for one in wanted), storage, unsafe)
+    return fetch_wanted(wanted, folder, in_place=in_place, advance=advance)
+
+
+def fetch_wanted(
+    wanted: Sequence[Wanted], folder: Path, *, in_place: Path | None = None, advance: Advance
+) -> dict[str, str]:
+    """Fetch files that may lie in several storages, under names that are known to be safe.
+
+    Args:
+        wanted: Which ones, from where.
+        folder: Where to put them; the manifest of what was fetched lies beside it.
+        in_place: Where the files already are; nothing is copied then, only digests are computed.
+        advance: Told bytes done and bytes in all.
+
+    Returns:
+        Name to hex sha256.
+
+    Raises:
+        StorageError: A file can't be had.
+    """
     manifest = _Manifest(folder.with_name(f"{folder.name}.manifest.json"))
-    counter = _Counter(sum(file.size_bytes for file in wanted), advance)
+    counter = _Counter(sum(one.file.size_bytes for one in wanted), advance)
     digests: dict[str, str] = {}
 
-    def fetch(file: StoredFile) -> str:
-        target = (in_place or folder) / file.name
-        known = manifest.get(file, target)
+    def fetch(one: Wanted) -> str:
+        target = (in_place or folder) / one.name
+        known = manifest.get(one, target)
         if known is not None:
-            counter.add(file.size_bytes)
+            counter.add(one.file.size_bytes)
             return known
         if in_place:
-            digest = _digest_in_place(target, storage.field)
-            counter.add(file.size_bytes)
+            digest = _digest_in_place(target, one.storage.field)
+            counter.add(one.file.size_bytes)
         else:
-            digest = storage.download(file, target, counter.add)
-        manifest.put(file, digest)
+            digest = one.storage.download(one.file, target, counter.add)
+        manifest.put(one, digest)
         return digest
 
     with ThreadPoolExecutor(_PARALLEL_DOWNLOADS, thread_name_prefix="fetch") as pool:
-        futures = {pool.submit(fetch, file): file for file in wanted}
+        futures = {pool.submit(fetch, one): one.name for one in wanted}
         try:
             for future in as_completed(futures):
-                digests[futures[future].name] = future.result()
+                digests[futures[future]] = future.result()
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
@@ -105,7 +140,7 @@ class _Counter:
 
 
 class _Manifest:
-    """What was fetched: name to tag, size and digest, kept beside the folder."""
+    """What was fetched: name to source, tag and digest, kept beside the folder."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -113,19 +148,29 @@ class _Manifest:
         found = read_json(path)
         self._entries: dict[str, Any] = found if isinstance(found, dict) else {}
 
-    def get(self, file: StoredFile, target: Path) -> str | None:
+    def get(self, one: Wanted, target: Path) -> str | None:
         """The digest of a file that is here and unchanged at its source; else None."""
-        entry = self._entries.get(file.name)
-        if not file.tag or not isinstance(entry, dict) or entry.get("tag") != file.tag:
+        entry = self._entries.get(one.name)
+        if not one.file.tag or not isinstance(entry, dict):
             return None
-        if not target.is_file() or target.stat().st_size != file.size_bytes:
+        if (entry.get("tag"), entry.get("source")) != (one.file.tag, _source(one)):
+            return None
+        if not target.is_file() or target.stat().st_size != one.file.size_bytes:
             return None
         return str(entry["sha256"])
 
-    def put(self, file: StoredFile, digest: str) -> None:
+    def put(self, one: Wanted, digest: str) -> None:
         with self._lock:
-            self._entries[file.name] = {"tag": file.tag, "sha256": digest}
+            self._entries[one.name] = {
+                "tag": one.file.tag,
+                "source": _source(one),
+                "sha256": digest,
+            }
 
     def save(self) -> None:
         with self._lock:
             write_json(self._path, self._entries)
+
+
+def _source(one: Wanted) -> str:
+    return one.storage.describe(one.file.name)

@@ -29,7 +29,7 @@ def refuse_unsafe_names(files: Iterable[StoredFile], storage: Storage, reason: R
     wanted = list(files)
     folders = {str(parent) for file in wanted for parent in PurePosixPath(file.name).parents}
     for file in wanted:
-        fault = _fault(file.name)
+        fault = name_fault(file.name)
         if fault is None and file.name in folders:
             fault = "would be a file and, for the objects below it, a folder"
         if fault:
@@ -40,7 +40,8 @@ def refuse_unsafe_names(files: Iterable[StoredFile], storage: Storage, reason: R
             )
 
 
-def _fault(name: str) -> str | None:
+def name_fault(name: str) -> str | None:
+    """What keeps a name from being a path below a folder; None where nothing does."""
     parts = name.split("/")
     if not {"", ".", ".."}.isdisjoint(parts):
         return "has an empty part, '.' or '..' in its name"

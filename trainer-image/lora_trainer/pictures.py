@@ -1,23 +1,27 @@
-"""What counts as a training picture, and how one becomes a square of pixels.
+"""What counts as a training picture, and how one becomes plain pixels.
 
 A module of its own because it is the trainer's face to files that anyone may have made: every
 check looks at content, not at names, and every refusal says why.
 """
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-if TYPE_CHECKING:
-    import numpy as np
+from lora_trainer.archive import archive_kind
+from lora_trainer.disk import sha256_of_file
+from lora_trainer.lookalikes import Likeness, likeness_of
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 # A 100-megapixel photo is real; beyond it, a few kilobytes can claim gigabytes of memory.
 MAX_PIXELS = 100_000_000
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+_ENDINGS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+}
 
 
 class PictureError(Exception):
@@ -25,8 +29,19 @@ class PictureError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Bounds:
+    """What a picture or clip may be."""
+
+    min_file_bytes: int = 0
+    """Fewest bytes of the file."""
+
+    min_side_pixels: int = 1
+    """Shortest side."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
-    """A picture that passed every check."""
+    """A picture, or clip, that passed every check."""
 
     name: str
     """Its name in the dataset."""
@@ -49,62 +64,76 @@ class Picture:
     frames: int = 1
     """Frames that are trained on; 1 for a still picture."""
 
+    is_clip: bool = False
+    """Whether it is a video file."""
 
-def check_picture(path: Path, *, name: str, min_side_pixels: int) -> Picture:
+    misnamed: str | None = None
+    """What it is, where its name says something else; for the report."""
+
+    likeness: Likeness | None = None
+    """What near duplicates have in common."""
+
+
+def check_picture(path: Path, *, name: str, bounds: Bounds) -> Picture:
     """Decode a file wholly and check it.
 
     Args:
         path: The file.
         name: Its name in the dataset.
-        min_side_pixels: Shortest side it may have.
+        bounds: What it may be.
 
     Raises:
         PictureError: Why it can't be trained on.
     """
-    data = path.read_bytes()
-    if not data:
+    size_bytes = path.stat().st_size
+    if not size_bytes:
         raise PictureError("is empty")
     try:
         with _open(path) as image:
             width, height = _turned_size(image)
-            if min(width, height) < min_side_pixels:
-                raise PictureError(
-                    f"is {width} x {height} pixels, the shorter side must have at least "
-                    f"{min_side_pixels} (dataset.minSidePixels)"
-                )
+            check_bounds(width, height, size_bytes, bounds)
             converted = _conversion(image)
+            kind = image.format or ""
             image.load()
+            likeness = likeness_of(to_rgb(image))
     except PictureError:
         raise
     except Exception as error:  # whatever a decoder raises on broken data, the file is at fault
-        raise PictureError(f"is damaged ({_first_line(error)})") from error
+        raise PictureError(f"is damaged ({first_line(error)})") from error
     return Picture(
         name=name,
         path=path,
-        digest=hashlib.sha256(data).hexdigest(),
+        digest=sha256_of_file(path),
         width=width,
         height=height,
         converted=converted,
+        misnamed=_misnamed(name, kind),
+        likeness=likeness,
     )
 
 
-def load_square(path: Path, *, resolution: int) -> "np.ndarray":
-    """A picture as the model sees it: turned upright, scaled down, centre-cropped.
+def check_bounds(width: int, height: int, size_bytes: int, bounds: Bounds) -> None:
+    """Compare a picture or clip with its bounds.
 
-    Args:
-        path: A checked picture.
-        resolution: Side of the square in pixels.
-
-    Returns:
-        uint8 [resolution, resolution, 3].
+    Raises:
+        PictureError: It is below one.
     """
-    import numpy as np
-
-    with _open(path) as image:
-        square = ImageOps.fit(
-            to_rgb(image), (resolution, resolution), method=Image.Resampling.LANCZOS
+    if min(width, height) < bounds.min_side_pixels:
+        raise PictureError(
+            f"is {width} x {height} pixels, the shorter side must have at least "
+            f"{bounds.min_side_pixels} (dataset.minSidePixels)"
         )
-    return np.asarray(square)
+    if size_bytes < bounds.min_file_bytes:
+        raise PictureError(
+            f"has {size_bytes} bytes, less than {bounds.min_file_bytes} (dataset.minFileBytes), as "
+            "thumbnails and strongly compressed pictures have"
+        )
+
+
+def open_upright(path: Path) -> Image.Image:
+    """A checked picture as upright 8-bit RGB."""
+    with _open(path) as image:
+        return to_rgb(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -119,6 +148,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return upright.convert("RGB")
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what a library says is wrong."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:120]
+
+
 def _open(path: Path) -> Image.Image:
     """Open by content; refuse wrong types, animations and bombs before any pixel is decoded."""
     # Pillow's own bomb check only warns below twice its limit; ours refuses at a known size.
@@ -126,7 +161,7 @@ def _open(path: Path) -> Image.Image:
     try:
         image = Image.open(path, formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise PictureError("is not a JPG, PNG or WebP picture") from error
+        raise PictureError(_what_else(path)) from error
     width, height = image.size
     if width * height > MAX_PIXELS:
         image.close()
@@ -138,6 +173,19 @@ def _open(path: Path) -> Image.Image:
         image.close()
         raise PictureError("is animated; export one frame of it")
     return image
+
+
+def _what_else(path: Path) -> str:
+    """Why a file is no picture, with the cure where its kind is known."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    if (kind := archive_kind(head)) is not None:
+        return f"is an archive ({kind}); unpack it, or name it alone in dataset.uri"
+    if head[4:8] == b"ftyp" and head[8:12] in {b"heic", b"heix", b"mif1", b"avif", b"msf1"}:
+        return "is a HEIC or AVIF picture; convert it to JPG, PNG or WebP"
+    if head.startswith(b"\xff\xd8\xff") or head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "is not a JPG, PNG or WebP picture that can be read; it is damaged near its start"
+    return "is not a JPG, PNG or WebP picture"
 
 
 def _turned_size(image: Image.Image) -> tuple[int, int]:
@@ -156,6 +204,8 @@ def _conversion(image: Image.Image) -> str | None:
     return None
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:120]
+def _misnamed(name: str, kind: str) -> str | None:
+    kind = "JPEG" if kind == "MPO" else kind
+    named = {ending for endings in _ENDINGS.values() for ending in endings}
+    ending = Path(name).suffix.lower()
+    return f"a {kind} picture" if ending in named and ending not in _ENDINGS[kind] else None

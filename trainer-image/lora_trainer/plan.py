@@ -17,6 +17,16 @@ from lora_trainer.disk import sha256_of_json
 from lora_trainer.errors import TrainerError
 from lora_trainer.recipes import RECIPES, RecipeDefaults
 
+# What a job says of its dataset that shapes the weights, beside the pictures and captions.
+_SHAPING = {
+    "aspect_buckets",
+    "caption_dropout",
+    "flip",
+    "frames",
+    "keep_tags",
+    "repeats",
+    "shuffle_captions",
+}
 UNNAMED_RUN: str = JobDocument.model_fields["run_id"].default
 _MAX_DOCUMENT_BYTES = 1 << 20
 _DEFAULT_PROMPTS = ("{}", "a photo of {}", "{} in a park")
@@ -66,7 +76,7 @@ class Plan:
                 "recipe": job.recipe,
                 "base": base_digest,
                 "dataset": dataset_digest,
-                "caption_dropout": job.dataset.caption_dropout,
+                **job.dataset.model_dump(mode="json", include=_SHAPING),
                 "held_out": job.validation.held_out_images,
                 "network": job.network.model_dump(mode="json"),
                 "optimization": job.optimization.model_dump(mode="json"),

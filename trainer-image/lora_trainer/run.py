@@ -15,12 +15,14 @@ from lora_api.reasons import Reason
 from lora_api.result import Outcome, Result
 from lora_api.status import ArtifactStatus, ValidationStatus
 from lora_trainer import log
+from lora_trainer.checking import build_dataset
 from lora_trainer.context import Context
-from lora_trainer.dataset import Dataset, build_dataset
+from lora_trainer.dataset import Dataset
 from lora_trainer.disk import sha256_of_file
 from lora_trainer.environment import confine
 from lora_trainer.errors import StorageError
-from lora_trainer.fetch import fetch_base_model, fetch_dataset
+from lora_trainer.fetch import fetch_base_model
+from lora_trainer.fetch_dataset import fetch_dataset
 from lora_trainer.plan import make_plan, with_identity
 from lora_trainer.progress import ProgressBoard
 from lora_trainer.publish import MODEL, check_output, not_stored, publish
@@ -100,9 +102,8 @@ def _make_result(context: Context) -> None:
     plan, board, workspace = context.plan, context.board, context.workspace
     _import_ahead(plan.job.recipe)
     board.enter(Stage.FETCH)
-    storage = open_storage(plan.job.dataset.places[0], field="dataset.uri", stop=context.stop)
     source = open_storage(plan.job.base_model.uri, field="baseModel.uri", stop=context.stop)
-    dataset = _read_dataset(context, storage)
+    dataset = _read_dataset(context)
     board.enter(Stage.LOAD)
     base = fetch_base_model(
         source,
@@ -129,23 +130,14 @@ def _make_result(context: Context) -> None:
     results.sample_and_score(session)
 
 
-def _read_dataset(context: Context, storage: Storage) -> Dataset:
+def _read_dataset(context: Context) -> Dataset:
     plan, board = context.plan, context.board
     fetched = fetch_dataset(
-        storage,
-        context.workspace.dataset,
-        max_images=plan.job.dataset.max_images,
-        advance=board.advance,
+        plan.job.dataset, context.workspace.dataset, stop=context.stop, advance=board.advance
     )
-    log.info("fetched", files=len(fetched.names), uri=plan.job.dataset.uri)
+    log.info("fetched", pictures=len(fetched.pictures), where=fetched.where)
     board.enter(Stage.VALIDATE)
-    dataset = build_dataset(
-        fetched,
-        plan.job,
-        resolution=plan.resolution,
-        min_side_pixels=plan.min_side_pixels,
-        advance=board.advance,
-    )
+    dataset = build_dataset(fetched, plan, stop=context.stop, advance=board.advance)
     log.info("dataset", pictures=len(dataset.samples), digest=dataset.digest)
     return dataset
 

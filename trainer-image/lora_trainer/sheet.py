@@ -12,7 +12,7 @@ from typing import Protocol
 
 from PIL import Image, ImageDraw, ImageFont
 
-from lora_trainer.pictures import load_square
+from lora_trainer.pixels import load_square
 from lora_trainer.sample import Drawn
 
 _TILE = 160

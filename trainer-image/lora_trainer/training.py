@@ -24,7 +24,7 @@ from lora_trainer.loop import EMPTY_CAPTION, Trainer
 from lora_trainer.lora import attach, find_layers
 from lora_trainer.observers import LoopObserver, Observers
 from lora_trainer.previews import Previews
-from lora_trainer.recipes import LossSettings, Recipe, load_recipe
+from lora_trainer.recipes import RECIPES, LossSettings, Recipe, load_recipe
 from lora_trainer.report import Facts
 from lora_trainer.sample import Brush
 
@@ -109,7 +109,7 @@ def open_session(context: Context, dataset: Dataset, base: BaseModel) -> Session
         dataset=dataset,
         base=base,
         recipe=recipe,
-        cache=Cache(context.workspace.cache, base, resolution=plan.resolution),
+        cache=Cache(context.workspace.cache, base),
         device=device,
         precision=_precision(job.optimization.precision, device),
         layers=layers,
@@ -134,14 +134,18 @@ def cache_inputs(session: Session) -> None:
     board = session.context.board
     board.enter(Stage.CACHE)
     texts = [(EMPTY_CAPTION, "the empty caption")]
-    texts += [(sample.caption, sample.picture.name) for sample in session.dataset.samples]
+    texts += [
+        (caption, sample.picture.name)
+        for sample in session.dataset.samples
+        for caption in sample.captions
+    ]
     texts += [(prompt, "validation.prompts") for prompt in session.prompts]
     fill_cache(
         session.cache,
         session.recipe,
         samples=session.dataset.samples,
         texts=texts,
-        resolution=session.context.plan.resolution,
+        video=RECIPES[session.context.plan.job.recipe].frames > 1,
         device=session.device,
         stop=session.context.stop,
         advance=board.advance,

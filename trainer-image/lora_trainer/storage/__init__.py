@@ -47,6 +47,9 @@ class Storage(Protocol):
     def list_files(self) -> list[StoredFile]:
         """All files below the URI, sorted by name; empty where there is nothing."""
 
+    def find(self, name: str) -> StoredFile | None:
+        """One file below the URI; None where there is none of that name."""
+
     def download(self, file: StoredFile, target: Path, on_bytes: OnBytes) -> str:
         """Fetch a file whole or not at all.
 

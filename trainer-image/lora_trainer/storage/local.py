@@ -35,13 +35,18 @@ class LocalStorage:
         try:
             for path in sorted(self._root.rglob("*")):
                 if path.is_file():
-                    status = path.stat()
-                    name = path.relative_to(self._root).as_posix()
-                    tag = f"{status.st_size}-{status.st_mtime_ns}"
-                    files.append(StoredFile(name, status.st_size, tag))
+                    files.append(_stored(path, path.relative_to(self._root).as_posix()))
         except OSError as error:
             raise self._unreadable(error) from error
         return files
+
+    def find(self, name: str) -> StoredFile | None:
+        """One file below the folder."""
+        path = self._root / name
+        try:
+            return _stored(path, name) if path.is_file() else None
+        except OSError as error:
+            raise self._unreadable(error) from error
 
     def download(self, file: StoredFile, target: Path, on_bytes: OnBytes) -> str:
         """Copy a file."""
@@ -122,6 +127,11 @@ class LocalStorage:
             f"{self.field}: {error.filename or self._root} can't be written ({error.strerror}); "
             "allow this user to write there or name another folder",
         )
+
+
+def _stored(path: Path, name: str) -> StoredFile:
+    status = path.stat()
+    return StoredFile(name, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -9,6 +9,7 @@ import io
 import re
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from minio.sse import Sse
@@ -61,10 +62,9 @@ class S3Storage:
                 for item in self._client.list_objects(
                     self._bucket, prefix=self._prefix, recursive=True
                 ):
-                    name = (item.object_name or "").removeprefix(self._prefix)
-                    if name and not name.endswith("/"):
-                        tag = (item.etag or "").strip('"')
-                        files.append(StoredFile(name, item.size or 0, tag))
+                    file = self._stored(item)
+                    if file.name and not file.name.endswith("/"):
+                        files.append(file)
                     if len(files) > _MAX_LISTED:
                         raise StorageError(
                             Reason.INVALID_JOB,
@@ -72,6 +72,21 @@ class S3Storage:
                             "name a prefix of its own",
                         )
             return sorted(files, key=lambda file: file.name)
+
+        return retrying(attempt, stop=self._stop)
+
+    def find(self, name: str) -> StoredFile | None:
+        """One object; by listing, because a HEAD request's answer can't say why it refuses."""
+
+        def attempt() -> StoredFile | None:
+            with self._faults(f"read ({name})"):
+                found = self._client.list_objects(
+                    self._bucket, prefix=self._key(name), recursive=True
+                )
+                # Keys come in order, and no key with this prefix is before the prefix itself.
+                first = next(iter(found), None)
+            file = None if first is None else self._stored(first)
+            return file if file is not None and file.name == name else None
 
         return retrying(attempt, stop=self._stop)
 
@@ -156,6 +171,10 @@ class S3Storage:
     def describe(self, name: str) -> str:
         """The URI of an object below this prefix."""
         return f"{self.uri}/{name}"
+
+    def _stored(self, item: Any) -> StoredFile:
+        name = (item.object_name or "").removeprefix(self._prefix)
+        return StoredFile(name, item.size or 0, (item.etag or "").strip('"'))
 
     def _put(self, name: str, data: bytes, *, content_type: str) -> None:
         sha256 = hashlib.sha256(data).hexdigest()
