@@ -9,8 +9,13 @@ from lora_api.status import ArtifactStatus, ValidationStatus
 from tests.builders import DIGEST
 
 
-def a_good_result(*, measured: bool = True) -> str:
-    """The termination message of a trainer that stored its LoRA."""
+def a_good_result(*, measured: bool = True, failed: tuple[str, ...] = ()) -> str:
+    """The termination message of a trainer that stored its LoRA.
+
+    Args:
+        measured: Whether pictures were held out.
+        failed: Why the gate was not passed.
+    """
     return (
         Result(
             outcome=Outcome.SUCCEEDED,
@@ -28,7 +33,12 @@ def a_good_result(*, measured: bool = True) -> str:
             ),
             validation=(
                 ValidationStatus(
-                    base_loss=0.2, lora_loss=0.1, improvement_percent=50.0, held_out_images=2
+                    base_loss=0.2,
+                    lora_loss=0.1,
+                    improvement_percent=50.0,
+                    held_out_images=2,
+                    passed=not failed,
+                    reasons=failed,
                 )
                 if measured
                 else None

@@ -26,6 +26,7 @@ class Reason(StrEnum):
     STORED = "Stored"
     MEASURED = "Measured"
     NOT_MEASURED = "NotMeasured"
+    GATE_NOT_PASSED = "GateNotPassed"
     COMPLETED = "Completed"
     WORKSPACE_IN_POD = "WorkspaceInPod"
     NOT_SUSPENDED = "NotSuspended"
@@ -63,6 +64,7 @@ class Reason(StrEnum):
     INVALID_CAPTIONS = "InvalidCaptions"
     BASE_MODEL_NOT_FOUND = "BaseModelNotFound"
     BASE_MODEL_INVALID = "BaseModelInvalid"
+    EMBEDDER_INVALID = "EmbedderInvalid"
     TARGET_MODULES_NOT_FOUND = "TargetModulesNotFound"
     BUCKET_NOT_FOUND = "BucketNotFound"
     OBJECT_NOT_FOUND = "ObjectNotFound"
@@ -97,8 +99,9 @@ MEANINGS: dict[Reason, str] = {
     Reason.UPLOADING: "The trainer stores the result.",
     Reason.FINISHING: "The trainer is done; its Job closes.",
     Reason.STORED: "The LoRA is in object storage and its digest was checked.",
-    Reason.MEASURED: "The held-out loss of base and base + LoRA was measured.",
+    Reason.MEASURED: "The LoRA was measured against the base model, and passed the gate.",
     Reason.NOT_MEASURED: "No pictures were held out, so nothing was measured.",
+    Reason.GATE_NOT_PASSED: "The LoRA is stored, but did not reach spec.validation.gate.",
     Reason.COMPLETED: "Trained, checked and stored.",
     Reason.WORKSPACE_IN_POD: "The workspace lies in the pod (spec.workspace.type is Ephemeral).",
     Reason.NOT_SUSPENDED: "Neither spec.suspend nor a queue holds the run back.",
@@ -132,6 +135,9 @@ MEANINGS: dict[Reason, str] = {
     Reason.INVALID_CAPTIONS: "Captions are missing, empty or not UTF-8.",
     Reason.BASE_MODEL_NOT_FOUND: "Nothing, or no model_index.json, lies at spec.baseModel.uri.",
     Reason.BASE_MODEL_INVALID: "The base model does not fit the recipe, or is not safetensors.",
+    Reason.EMBEDDER_INVALID: (
+        "No image embedder lies at spec.validation.embedderUri that can be used."
+    ),
     Reason.TARGET_MODULES_NOT_FOUND: "No layer of the base model can take the LoRA.",
     Reason.BUCKET_NOT_FOUND: "The bucket does not exist.",
     Reason.OBJECT_NOT_FOUND: "Nothing lies under the URI.",

@@ -86,11 +86,22 @@ class BaseModelSettings(Document):
     """Folder in diffusers layout that gives what a single-file checkpoint lacks: configs,
     tokenizers, and for flux and wan also VAE and text encoders."""
 
+    @property
+    def is_single_file(self) -> bool:
+        """Whether the weights come in one file in the family's original layout."""
+        return self.uri.lower().endswith(".safetensors")
+
 
 DATASET_SOURCE = CelRule(
     "has(self.uri) != (has(self.uris) && size(self.uris) > 0)",
     "set uri (a prefix or an archive) or uris (single files), and not both",
     field="uri",
+)
+TEMPLATE_TRIGGER = CelRule(
+    "!has(self.captionTemplate) || !self.captionTemplate.contains('{trigger}') || "
+    "has(self.triggerWord)",
+    "captionTemplate has {trigger}, so triggerWord must be set",
+    field="captionTemplate",
 )
 IMAGE_BOUNDS = CelRule("self.minImages <= self.maxImages", "minImages must not exceed maxImages")
 STEPS_OR_EPOCHS = CelRule(
@@ -108,7 +119,7 @@ WARMUP_WITHIN_STEPS = CelRule(
 class DatasetSettings(Document):
     """The training pictures (or clips) and their captions."""
 
-    model_config = document_config(DATASET_SOURCE, IMAGE_BOUNDS)
+    model_config = document_config(DATASET_SOURCE, TEMPLATE_TRIGGER, IMAGE_BOUNDS)
 
     uri: StorageUri | None = None
     """Prefix under which the pictures (JPG, PNG or WebP) lie, or an archive of them (.zip, .tar,
@@ -171,15 +182,16 @@ class DatasetSettings(Document):
     frames: Annotated[int, Field(ge=1, le=257)] | None = None
     """Frames of a training clip (wan: 4 n + 1). Default: the recipe's; pictures count as one."""
 
-    @property
-    def places(self) -> tuple[str, ...]:
-        """Where files lie: the prefix or archive, or each single file."""
-        return self.uris or (self.uri or "",)
-
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.uri is None) == (not self.uris):
             raise ValueError(DATASET_SOURCE.message)
+        return self
+
+    @model_validator(mode="after")
+    def _trigger_for_template(self) -> Self:
+        if "{trigger}" in (self.caption_template or "") and self.trigger_word is None:
+            raise ValueError(TEMPLATE_TRIGGER.message)
         return self
 
     @model_validator(mode="after")
@@ -312,11 +324,12 @@ class GateSettings(Document):
     """What a LoRA must reach to be called validated; the file is stored whatever comes out."""
 
     min_alike: Annotated[int, Field(ge=0, le=16)] = 2
-    """Prompts whose samples must be more alike to the training pictures than the base model's;
-    judged only where validation.embedderUri is given."""
+    """Prompts whose samples must be more alike to the training pictures than the base model's; all
+    where there are fewer. Judged only where validation.embedderUri is given."""
 
     min_improvement_percent: Annotated[float, Field(ge=-1000, le=100)] = 0.0
-    """Least improvement of the held-out loss over the base model, in percent."""
+    """Least improvement of the held-out loss over the base model, in percent. From 0 on the LoRA
+    must be better than the base model; judged only where pictures are held out."""
 
 
 class ValidationSettings(Document):
@@ -324,7 +337,7 @@ class ValidationSettings(Document):
 
     prompts: Annotated[tuple[Prompt, ...], Field(max_length=16)] = ()
     """Prompts to draw with the same seeds before and after. Default: three made from the trigger
-    word."""
+    word, or from the captions where there is none: a portrait, a scene, an action."""
 
     seed: Seed = 0
     """Seed of the first sample; each further one adds one."""

@@ -21,6 +21,7 @@ from lora_api.base import (
 
 MAX_RECENT_ATTEMPTS = 10
 Name = Annotated[str, Field(max_length=253)]
+GateReason = Annotated[str, Field(max_length=200)]
 ExitStatus = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -142,7 +143,7 @@ class ArtifactStatus(LenientDocument):
 
 
 class ValidationStatus(LenientDocument):
-    """The held-out denoising loss, same pictures, noise and timesteps for both models."""
+    """How good the LoRA is: what was measured against the base model, and the gate's verdict."""
 
     base_loss: Loss | None = None
     """Mean squared error of the base model."""
@@ -154,7 +155,20 @@ class ValidationStatus(LenientDocument):
     """100 * (baseLoss - loraLoss) / baseLoss; negative where the LoRA made it worse."""
 
     held_out_images: Count = 0
-    """Pictures that the losses were measured on."""
+    """Pictures that the losses were measured on, with the same noise for both models."""
+
+    alike: Count | None = None
+    """Prompts whose samples are more alike to the training pictures than the base model's; absent
+    where spec.validation.embedderUri names no embedder."""
+
+    compared: Count | None = None
+    """Prompts that were compared so."""
+
+    passed: bool | None = None
+    """Whether the LoRA reached what spec.validation.gate asks for."""
+
+    reasons: Annotated[tuple[GateReason, ...], Field(max_length=4)] = ()
+    """What it did not reach, in sentences."""
 
 
 class FailureStatus(LenientDocument):
@@ -315,7 +329,7 @@ class LoRATrainingStatus(LenientDocument):
     """Repeated tries to store the LoRA, where it is trained but could not be stored."""
 
     validation: ValidationStatus | None = None
-    """How much better the LoRA predicts held-out pictures than the base model."""
+    """How good the LoRA is, against the base model."""
 
     failure: FailureStatus | None = None
     """Why the run, or its latest attempt, failed."""

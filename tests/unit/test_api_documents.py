@@ -31,7 +31,7 @@ def test_a_minimal_job_gets_the_usual_defaults() -> None:
     job = JobDocument.model_validate(a_job())
     assert job.network.rank is None  # the recipe decides
     assert job.network.alpha is None
-    assert job.optimization.learning_rate == 1e-4
+    assert job.optimization.learning_rate is None  # the recipe decides
     assert job.checkpoints.keep == 2
 
 

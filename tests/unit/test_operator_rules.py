@@ -39,6 +39,15 @@ ROWS: dict[str, Row] = {
         reason=Reason.MEASURED,
         says=("50.0 % better",),
     ),
+    "a LoRA that did not pass the gate is Completed and not Validated": Row(
+        sight=seen()
+        .with_job(a_job().complete())
+        .with_pods(a_pod().ended(0, a_good_result(failed=("1 of 3 prompts render",)))),
+        phase=Phase.COMPLETED,
+        condition=ConditionType.VALIDATED,
+        reason=Reason.GATE_NOT_PASSED,
+        says=("1 of 3 prompts render",),
+    ),
     "without held-out pictures nothing was validated": Row(
         sight=seen()
         .with_job(a_job().complete())

@@ -4,7 +4,13 @@ from datetime import datetime
 
 from lora_api.reasons import Reason
 from lora_api.result import Outcome, Result
-from lora_api.status import ArtifactStatus, ConditionType, FailureStatus, ProgressStatus
+from lora_api.status import (
+    ArtifactStatus,
+    ConditionType,
+    FailureStatus,
+    ProgressStatus,
+    ValidationStatus,
+)
 from lora_operator.rules.attempt_end import result_of
 from lora_operator.rules.base import Verdict
 from lora_operator.state.draft import Draft
@@ -64,10 +70,18 @@ def _record(result: Result, draft: Draft) -> None:
                 "eta": None,
             }
         )
-    measured = result.validation
-    if measured is not None and measured.lora_loss is not None:
-        draft.validation = measured
-        draft.set(ConditionType.VALIDATED, "True", Reason.MEASURED, _measured(draft))
+    _judge(result.validation or ValidationStatus(), draft)
+
+
+def _judge(found: ValidationStatus, draft: Draft) -> None:
+    """What the trainer's gate says of the LoRA, which is stored whatever that is."""
+    if found.passed is not None or found.lora_loss is not None:
+        draft.validation = found
+    if found.passed is False:
+        why = "; ".join(found.reasons)
+        draft.set(ConditionType.VALIDATED, "False", Reason.GATE_NOT_PASSED, why)
+    elif found.lora_loss is not None or found.alike is not None:
+        draft.set(ConditionType.VALIDATED, "True", Reason.MEASURED, _measured(found))
     else:
         draft.set(
             ConditionType.VALIDATED,
@@ -77,15 +91,20 @@ def _record(result: Result, draft: Draft) -> None:
         )
 
 
-def _measured(draft: Draft) -> str:
-    found = draft.validation
-    if found is None or found.improvement_percent is None:
-        return "The held-out loss was measured."
-    return (
-        f"The LoRA predicts {found.held_out_images} held-out picture(s) "
-        f"{abs(found.improvement_percent):.1f} % "
-        f"{'better' if found.improvement_percent >= 0 else 'worse'} than the base model."
-    )
+def _measured(found: ValidationStatus) -> str:
+    parts = []
+    if found.improvement_percent is not None:
+        parts.append(
+            f"The LoRA predicts {found.held_out_images} held-out picture(s) "
+            f"{abs(found.improvement_percent):.1f} % "
+            f"{'better' if found.improvement_percent >= 0 else 'worse'} than the base model."
+        )
+    if found.alike is not None:
+        parts.append(
+            f"The samples of {found.alike} of {found.compared} prompts are more alike to the "
+            "training pictures than the base model's."
+        )
+    return " ".join(parts)
 
 
 def _summary(artifact: ArtifactStatus, draft: Draft, at: datetime) -> str:
