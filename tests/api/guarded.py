@@ -39,7 +39,7 @@ class Guarded:
     def apply(self, *documents: Object) -> None:
         """Apply as administrator."""
         body = json.dumps({"apiVersion": "v1", "kind": "List", "items": documents})
-        self._run("kubectl", f"--kubeconfig={self._cluster.kubeconfig}", "apply", "-f-", stdin=body)
+        self._kubectl("apply", "-f-", stdin=body)
 
     def make_namespace(self, name: str, *, policy: Object | None = None) -> str:
         """A namespace, with a policy that already acts if one is given."""
@@ -48,6 +48,14 @@ class Guarded:
             manifest = _object(f"{GROUP}/{VERSION}", POLICY_KIND, ACTING_POLICY, name)
             self.apply({**manifest, "spec": policy})
         return name
+
+    def delete_namespace(self, name: str) -> None:
+        """Begin to delete a namespace with all that is in it."""
+        self._kubectl("delete", "namespace", name, "--wait=false")
+
+    def has_namespace(self, name: str) -> bool:
+        """Whether the namespace is still there."""
+        return bool(self._kubectl("get", "namespace", name, "--ignore-not-found", "-oname"))
 
     def bind(self, user: str, role: str, namespace: str) -> None:
         """Give a person a ClusterRole in a namespace."""
@@ -80,6 +88,10 @@ class Guarded:
             _object("v1", "Namespace", RELEASE_NAMESPACE),
             *(document for document in yaml.safe_load_all(rendered) if document),
         ]
+
+    def _kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        config_file = f"--kubeconfig={self._cluster.kubeconfig}"
+        return self._run("kubectl", config_file, *arguments, stdin=stdin)
 
     def _run(self, program: str, *arguments: str, stdin: str | None = None) -> str:
         path = str(self._cluster.binaries / program)
