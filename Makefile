@@ -14,7 +14,7 @@ PACKAGES := -p lora_api -p lora_crd -p lora_cluster -p lora_demo -p lora_operato
 SOURCES := api operator trainer-image cluster demo examples benchmarks tests
 
 .PHONY: help setup generate lock lint test test-unit test-api test-trainer test-e2e \
-        cluster images install demo down clean bench bench-cluster
+        cluster images install demo down clean bench bench-trainer bench-cluster
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,6 +85,9 @@ down: $(STAMP) ## Stop the local cluster and remove all it left
 bench: $(STAMP) ## Operator latency and trainer start-up, as ratios to a floor
 	$(BIN)/python benchmarks/operator_latency/measure.py
 	$(BIN)/python benchmarks/trainer_startup/measure.py
+
+bench-trainer: $(STAMP) ## The trainer beside diffusers' script and sd-scripts (PEERS=folder with checkouts)
+	$(BIN)/python benchmarks/trainer/measure.py $(if $(PEERS),--peers $(PEERS))
 
 bench-cluster: $(STAMP) ## Stop and start the local cluster, timed
 	$(BIN)/python benchmarks/cluster_up/measure.py
