@@ -87,7 +87,7 @@ bench: $(STAMP) ## Operator latency and trainer start-up, as ratios to a floor
 	$(BIN)/python benchmarks/trainer_startup/measure.py
 
 bench-trainer: $(STAMP) ## The trainer beside diffusers' script and sd-scripts (PEERS=folder with checkouts)
-	$(BIN)/python benchmarks/trainer/measure.py $(if $(PEERS),--peers $(PEERS))
+	$(BIN)/python -m benchmarks.trainer.measure $(if $(PEERS),--peers $(PEERS))
 
 bench-cluster: $(STAMP) ## Stop and start the local cluster, timed
 	$(BIN)/python benchmarks/cluster_up/measure.py

@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.trainer.scenarios import ROOT, Scenario, prepare_pictures, scenarios
+from benchmarks.trainer.trainers import Command, DiffusersScript, Ours, SdScripts, Trainer
 from rich.console import Console
 from rich.table import Table
-from scenarios import ROOT, Scenario, prepare_pictures, scenarios
-from trainers import Command, DiffusersScript, Ours, SdScripts
 
 PROBE = Path(__file__).parent / "probe"
 # Steps at the start that no rate counts: allocators, caches and lazy set-up.
@@ -76,7 +76,7 @@ def measured(command: Command, log: Path, probe: Path) -> dict[str, float]:
 
 
 def compare(
-    scenario: Scenario, trainers: list[Any], *, runs: int, scratch: Path
+    scenario: Scenario, trainers: list[Trainer], *, runs: int, scratch: Path
 ) -> dict[str, dict[str, float]]:
     """All trainers in turn, several times; medians by trainer.
 
@@ -153,10 +153,14 @@ def main() -> None:
     checkouts = [
         given.peers / name if given.peers else None for name in ("diffusers", "sd-scripts")
     ]
-    trainers = [Ours(), DiffusersScript(kept, checkouts[0]), SdScripts(kept, checkouts[1])]
+    trainers: list[Trainer] = [
+        Ours(),
+        DiffusersScript(kept, checkouts[0]),
+        SdScripts(kept, checkouts[1]),
+    ]
     for trainer in trainers:
         trainer.prepare()
-    results = []
+    results: list[dict[str, Any]] = []
     for scenario in scenarios(kept, small_steps=given.small_steps, full_steps=given.full_steps):
         with tempfile.TemporaryDirectory(dir=kept) as name:
             found = compare(scenario, trainers, runs=given.runs, scratch=Path(name))

@@ -5,14 +5,14 @@ rank, precision and pictures are written here in three spellings, side by side.
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from scenarios import ROOT, SMALL_BASE, Scenario
+from benchmarks.trainer.scenarios import ROOT, SMALL_BASE, Scenario
 
 # The commits that were measured; a git host is asked for them only where no checkout is given.
 DIFFUSERS = ("https://github.com/huggingface/diffusers", "58eb52c0803ea9af3abec60841c2a093bdf1f951")
@@ -30,6 +30,22 @@ class Command:
 
     folder: Path
     """Where it runs."""
+
+
+class Trainer(Protocol):
+    """One trainer in the comparison."""
+
+    name: str
+    """Its name in the table."""
+
+    def prepare(self) -> None:
+        """Fetch and install what it needs; nothing where that is done."""
+
+    def fits(self, scenario: Scenario) -> bool:
+        """Whether it can train the scenario's base model."""
+
+    def command(self, scenario: Scenario, pictures: Path, folder: Path) -> Command:
+        """The scenario in its own terms; outputs go to the folder."""
 
 
 class Ours:
@@ -226,8 +242,8 @@ def _install(python: Path, packages: Sequence[str], *, constraints: Path | None 
     if python.exists():
         return
     subprocess.run(
-        [UV, "venv", "--quiet", "--python", sys.executable, python.parents[1]], check=True
+        [UV, "venv", "--quiet", "--python", sys.executable, str(python.parents[1])], check=True
     )
     options = ["--constraint", str(constraints)] if constraints else []
-    command = [UV, "pip", "install", "--quiet", "--python", python, "--no-verify-hashes"]
-    subprocess.run([*command, *options, *packages], check=True, env=dict(os.environ))
+    command = [str(UV), "pip", "install", "--quiet", "--python", str(python)]
+    subprocess.run([*command, "--no-verify-hashes", *options, *packages], check=True)
