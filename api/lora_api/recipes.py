@@ -8,7 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from lora_api.settings import DatasetSettings, NetworkSettings, OptimizationSettings
+from lora_api.settings import (
+    BaseModelSettings,
+    DatasetSettings,
+    NetworkSettings,
+    OptimizationSettings,
+)
 
 
 class FileFormat(StrEnum):
@@ -25,6 +30,9 @@ class RecipeDefaults:
 
     module: str
     """Module with a function `check` and a class `RECIPE`, the trainer's `Recipe`."""
+
+    pipeline: str
+    """Class of the family's pipeline, which a base model's model_index.json names."""
 
     resolution: int
     """Side of the training square in pixels, where the job names none."""
@@ -81,6 +89,9 @@ class RecipeDefaults:
     """Path of a setting that has no meaning for the family, to why."""
 
 
+# Formats whose loading can run code.
+PICKLED_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
+
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 _CLIP_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 _NO_FLOW = "it moves the levels of flow matching, which this family has not"
@@ -91,6 +102,7 @@ _NO_TEXT = "its text encoder is too large to be adapted, and is left as it is"
 RECIPES: Mapping[str, RecipeDefaults] = {
     "sd15": RecipeDefaults(
         module="lora_trainer.recipes.sd15",
+        pipeline="StableDiffusionPipeline",
         resolution=512,
         rank=16,
         steps=1000,
@@ -110,6 +122,7 @@ RECIPES: Mapping[str, RecipeDefaults] = {
     ),
     "sdxl": RecipeDefaults(
         module="lora_trainer.recipes.sdxl",
+        pipeline="StableDiffusionXLPipeline",
         resolution=1024,
         rank=16,
         steps=1000,
@@ -137,6 +150,7 @@ RECIPES: Mapping[str, RecipeDefaults] = {
     ),
     "flux": RecipeDefaults(
         module="lora_trainer.recipes.flux",
+        pipeline="FluxPipeline",
         resolution=1024,
         rank=16,
         steps=1000,
@@ -167,6 +181,7 @@ RECIPES: Mapping[str, RecipeDefaults] = {
     ),
     "wan": RecipeDefaults(
         module="lora_trainer.recipes.wan",
+        pipeline="WanPipeline",
         resolution=480,
         rank=16,
         steps=1000,
@@ -195,6 +210,7 @@ RECIPES: Mapping[str, RecipeDefaults] = {
 def setting_faults(
     recipe: str,
     *,
+    base_model: BaseModelSettings,
     dataset: DatasetSettings,
     network: NetworkSettings,
     optimization: OptimizationSettings,
@@ -203,7 +219,8 @@ def setting_faults(
 
     Args:
         recipe: A key of `RECIPES`.
-        dataset: As in the job or the resource.
+        base_model: As in the job or the resource.
+        dataset: Likewise.
         network: Likewise.
         optimization: Likewise.
     """
@@ -219,6 +236,7 @@ def setting_faults(
         for path, why in facts.refused.items()
         if given[path]
     ]
+    faults += _base_model_faults(base_model)
     frames = dataset.frames
     if frames is not None and facts.frames == 1 and frames != 1:
         faults.append(f"dataset.frames: {recipe} trains on pictures, not clips; remove it")
@@ -226,5 +244,25 @@ def setting_faults(
         faults.append(
             f"dataset.frames: {frames} is not 4 n + 1, which the video VAE needs; use "
             f"{frames - (frames - 1) % 4} or {frames + (1 - frames) % 4}"
+        )
+    return faults
+
+
+def _base_model_faults(base_model: BaseModelSettings) -> list[str]:
+    faults = []
+    if base_model.uri.lower().endswith(PICKLED_SUFFIXES):
+        faults.append(
+            "baseModel.uri: is a pickled file, which can run code when it is loaded; convert it to "
+            "safetensors, and name that"
+        )
+    elif base_model.is_single_file and base_model.components_uri is None:
+        faults.append(
+            "baseModel.componentsUri: a single-file checkpoint lacks configs and tokenizers; name "
+            "a folder of the same family in diffusers layout"
+        )
+    elif base_model.components_uri is not None and not base_model.is_single_file:
+        faults.append(
+            "baseModel.componentsUri: baseModel.uri is a folder, which has all of it; remove it, "
+            "or name a .safetensors file"
         )
     return faults

@@ -39,7 +39,7 @@ def make_base_model(folder: Path) -> Path:
         norm_num_groups=4,
         layers_per_block=1,
     ).save_pretrained(folder / "vae")
-    vocabulary = _make_tokenizer(folder / "tokenizer")
+    vocabulary = make_tokenizer(folder / "tokenizer")
     CLIPTextModel(
         CLIPTextConfig(
             vocab_size=vocabulary,
@@ -88,7 +88,7 @@ def picture_of(index: int, *, side: int = 72) -> Image.Image:
     return Image.fromarray(colours).resize((side, side), Image.Resampling.NEAREST)
 
 
-def _make_tokenizer(folder: Path) -> int:
+def make_tokenizer(folder: Path) -> int:
     """A CLIP tokenizer of single letters; returns the size of its vocabulary."""
     letters = [chr(code) for code in range(33, 127)]
     words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]

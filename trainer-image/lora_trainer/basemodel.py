@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from lora_api.reasons import Reason
+from lora_api.recipes import PICKLED_SUFFIXES
 from lora_trainer.errors import TrainerError
-from lora_trainer.recipes import RecipeDefaults
+from lora_trainer.recipes import RECIPES, RecipeDefaults
 
 _STEMS = ("diffusion_pytorch_model", "model")
-_PICKLED = (".bin", ".ckpt", ".pt", ".pth")
+_TOKENIZER_FILES = (".json", ".txt", ".model")
 # Many times a CLIP vocabulary, which has about 1 MB.
 _MAX_CONFIG_BYTES = 32 << 20
 _CURE = (
@@ -64,13 +65,16 @@ class Selection:
     """Component name to the weights' variant."""
 
 
-def select_files(names: Iterable[str], recipe: RecipeDefaults, *, where: str) -> Selection:
+def select_files(
+    names: Iterable[str], recipe: RecipeDefaults, *, where: str, single_file: bool = False
+) -> Selection:
     """Choose what is needed; say all that is missing at once.
 
     Args:
         names: All files in the folder, relative.
         recipe: Says which components are needed.
         where: Field and URI, for messages.
+        single_file: Whether a single-file checkpoint brings the weights that the recipe says.
 
     Raises:
         TrainerError: BaseModelNotFound without a model_index.json; BaseModelInvalid where a
@@ -83,12 +87,16 @@ def select_files(names: Iterable[str], recipe: RecipeDefaults, *, where: str) ->
     configs: list[str] = ["model_index.json"]
     weights: list[str] = []
     variants: dict[str, str | None] = {}
-    for component in recipe.components:
+    for component in components_of(recipe, present):
         inside = sorted(name for name in present if name.startswith(f"{component}/"))
         if not inside:
             faults.append(f"{component}/ is missing")
         elif component in recipe.weightless:
-            configs += [name for name in inside if name.endswith((".json", ".txt"))]
+            configs += [name for name in inside if name.endswith(_TOKENIZER_FILES)]
+        elif single_file and component in recipe.single_file:
+            config = f"{component}/config.json"
+            configs.append(config)
+            faults += [] if config in inside else [f"{config} is missing"]
         else:
             fault = _select_weights(component, inside, configs, weights, variants)
             if fault:
@@ -98,14 +106,53 @@ def select_files(names: Iterable[str], recipe: RecipeDefaults, *, where: str) ->
     return Selection(configs=configs, weights=weights, variants=variants)
 
 
+def components_of(recipe: RecipeDefaults, names: Iterable[str]) -> tuple[str, ...]:
+    """The folders that are needed of this very model.
+
+    Args:
+        recipe: Says which are, and which are where they are there.
+        names: All files in the model's folder, relative.
+    """
+    there = {name.split("/", 1)[0] for name in names if "/" in name}
+    return (*recipe.components, *sorted(recipe.optional & there))
+
+
+def check_pipeline(index: Mapping[str, Any], recipe: RecipeDefaults, *, where: str) -> None:
+    """See from model_index.json alone that a model is of another family.
+
+    Args:
+        index: The index.
+        recipe: Names the family's pipeline.
+        where: Field and URI, for the message.
+
+    Raises:
+        TrainerError: BaseModelInvalid; names what it is, and the recipe for it if there is one.
+    """
+    found = index.get("_class_name", recipe.pipeline)
+    if found == recipe.pipeline:
+        return
+    others = [name for name, other in RECIPES.items() if other.pipeline == found]
+    cure = (
+        f"set recipe: {others[0]}, or name another base model"
+        if others
+        else f"name a base model that is a {recipe.pipeline}"
+    )
+    raise TrainerError(
+        Reason.BASE_MODEL_INVALID,
+        f"{where}: the model is a {str(found)[:80]}, the recipe trains a {recipe.pipeline}; {cure}",
+    )
+
+
 def _no_index(present: set[str], where: str) -> str:
     if not present:
         return f"{where}: nothing lies there; correct baseModel.uri"
-    single = [name for name in sorted(present) if name.endswith((".safetensors", *_PICKLED))]
+    single = [
+        name for name in sorted(present) if name.endswith((".safetensors", *PICKLED_SUFFIXES))
+    ]
     hint = f" ({single[0]} is a single-file checkpoint)" if single and "/" not in single[0] else ""
     return (
         f"{where}: there is no model_index.json{hint}; name the folder of a model in diffusers "
-        "layout (model_index.json, unet/, vae/, ...)"
+        "layout (model_index.json, unet/, vae/, ...), or a .safetensors file itself"
     )
 
 
@@ -128,7 +175,7 @@ def _select_weights(
             weights += [name for name in chosen if name.endswith(".safetensors")]
             variants[component] = variant
             return None
-    pickled = [name for name in inside if name.endswith(_PICKLED)]
+    pickled = [name for name in inside if name.endswith(PICKLED_SUFFIXES)]
     if pickled:
         return (
             f"{pickled[0]} is a pickled file, which can run code when it is loaded, and there is "
@@ -174,12 +221,14 @@ def check_config_sizes(sizes: Mapping[str, int], *, where: str) -> None:
         )
 
 
-def read_configs(folder: Path, recipe: RecipeDefaults, *, where: str) -> dict[str, dict[str, Any]]:
+def read_configs(
+    folder: Path, components: Iterable[str], *, where: str
+) -> dict[str, dict[str, Any]]:
     """Read the index and every component's config.
 
     Args:
         folder: The base model's folder.
-        recipe: Says which components are needed.
+        components: Those that are needed.
         where: Field and URI, for messages.
 
     Raises:
@@ -187,8 +236,9 @@ def read_configs(folder: Path, recipe: RecipeDefaults, *, where: str) -> dict[st
     """
     paths = {"model_index": folder / "model_index.json"}
     names = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}
-    for component in recipe.components:
-        paths[component] = folder / component / names.get(component, "config.json")
+    for component in components:
+        name = names.get(component.removesuffix("_2"), "config.json")
+        paths[component] = folder / component / name
     configs: dict[str, dict[str, Any]] = {}
     for component, path in paths.items():
         try:

@@ -10,7 +10,7 @@ import torch
 
 from lora_trainer.cache import Cache
 from lora_trainer.dataset import Sample
-from lora_trainer.recipes import Batch
+from lora_trainer.recipes import Batch, TextSource
 
 
 def collate(
@@ -20,6 +20,7 @@ def collate(
     *,
     levels: torch.Tensor,
     device: torch.device,
+    texts: TextSource | None = None,
 ) -> Batch:
     """The batch of some samples.
 
@@ -29,11 +30,16 @@ def collate(
         cache: Holds latents and embeddings.
         levels: [batch] in 0..1.
         device: Where the denoiser is.
+        texts: Gives the embeddings instead of the cache, where a text encoder is being trained.
     """
-    texts = [cache.text(caption) for caption in captions]
+    source = texts or cache
+    embeddings = [source.text(caption) for caption in captions]
     return Batch(
         moments=torch.stack([cache.moments(sample) for sample in samples]).to(device),
-        text={name: torch.stack([one[name] for one in texts]).to(device) for name in texts[0]},
+        text={
+            name: torch.stack([one[name] for one in embeddings]).to(device)
+            for name in embeddings[0]
+        },
         geometry=torch.tensor([sample.crop.geometry for sample in samples]),
         levels=levels,
     )

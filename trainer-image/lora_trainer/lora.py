@@ -7,6 +7,7 @@ the recipes see names.
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ def find_layers(model: torch.nn.Module, targets: Sequence[str]) -> list[str]:
 
 def attach(
     model: torch.nn.Module,
-    layers: list[str],
+    layers: Sequence[str],
     *,
     rank: int,
     alpha: float,
@@ -81,7 +82,7 @@ def attach(
         lora_alpha=alpha,
         lora_dropout=dropout,
         init_lora_weights="gaussian",
-        target_modules=layers,
+        target_modules=list(layers),
     )
     adapted: Any = model
     adapted.add_adapter(config, adapter_name=TRAINED)
@@ -99,6 +100,39 @@ def read_weights(model: torch.nn.Module, adapter: str = TRAINED) -> dict[str, to
 
     state = get_peft_model_state_dict(model, adapter_name=adapter)
     return {name: tensor.detach().cpu().clone() for name, tensor in sorted(state.items())}
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer of an adapter, on the CPU."""
+
+    down: torch.Tensor
+    """[rank, ...]: to the rank."""
+
+    up: torch.Tensor
+    """[..., rank, ...]: from the rank."""
+
+    scale: float
+    """What their product is multiplied by."""
+
+    def effect(self) -> torch.Tensor:
+        """[out, in] what the layer adds to the base model's weights."""
+        return self.scale * (self.up.float().flatten(1) @ self.down.float().flatten(1))
+
+
+def read_layers(model: torch.nn.Module, adapter: str) -> dict[str, Layer]:
+    """An adapter's layers by module path."""
+    from peft.tuners.lora import LoraLayer
+
+    return {
+        name: Layer(
+            module.lora_A[adapter].weight.detach().cpu(),
+            module.lora_B[adapter].weight.detach().cpu(),
+            float(module.scaling[adapter]),
+        )
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLayer) and adapter in module.lora_A
+    }
 
 
 def activate(model: torch.nn.Module, adapter: str) -> None:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from lora_api.job import JobDocument, explain
 from lora_api.reasons import Reason
+from lora_api.recipes import setting_faults
 from lora_api.settings import Optimizer
 from lora_trainer.disk import sha256_of_json
 from lora_trainer.errors import TrainerError
@@ -146,6 +147,7 @@ def parse_job(text: str) -> JobDocument:
     faults = _recipe_fault(value)
     try:
         job = JobDocument.model_validate(value)
+        faults += _setting_faults(job)
     except ValidationError as error:
         faults = [*faults, explain(error)]
     if faults:
@@ -203,6 +205,18 @@ def _recipe_fault(value: object) -> list[str]:
         known = ", ".join(sorted(RECIPES))
         return [f"recipe: there is no recipe {recipe[:63]!r}; known are: {known}"]
     return []
+
+
+def _setting_faults(job: JobDocument) -> list[str]:
+    if job.recipe not in RECIPES:
+        return []
+    return setting_faults(
+        job.recipe,
+        base_model=job.base_model,
+        dataset=job.dataset,
+        network=job.network,
+        optimization=job.optimization,
+    )
 
 
 def _invalid(message: str) -> TrainerError:

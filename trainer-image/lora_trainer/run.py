@@ -21,7 +21,7 @@ from lora_trainer.dataset import Dataset
 from lora_trainer.disk import sha256_of_file
 from lora_trainer.environment import confine
 from lora_trainer.errors import StorageError
-from lora_trainer.fetch import fetch_base_model
+from lora_trainer.fetch_base import fetch_base_model, open_base
 from lora_trainer.fetch_dataset import fetch_dataset
 from lora_trainer.plan import make_plan, with_identity
 from lora_trainer.progress import ProgressBoard
@@ -102,7 +102,7 @@ def _make_result(context: Context) -> None:
     plan, board, workspace = context.plan, context.board, context.workspace
     _import_ahead(plan.job.recipe)
     board.enter(Stage.FETCH)
-    source = open_storage(plan.job.base_model.uri, field="baseModel.uri", stop=context.stop)
+    source = open_base(plan.job.base_model, stop=context.stop)
     dataset = _read_dataset(context)
     board.enter(Stage.LOAD)
     base = fetch_base_model(

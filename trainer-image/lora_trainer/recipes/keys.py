@@ -9,6 +9,7 @@ Sources of the names: sd-scripts `networks/lora.py` (`lora_unet_`, `lora_te_`, `
 family), WAN's and FLUX's published module names.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -119,3 +120,88 @@ def text_layer(prefix: str) -> NameOf:
         return f"{prefix}_{inner.replace('.', '_')}"
 
     return name_of
+
+
+def sdxl_unet_layer(layers_per_block: int) -> NameOf:
+    """sd-scripts' names of SDXL's UNet, which it has in the model's original layout.
+
+    There, the blocks on the way down and up are numbered through, and a residual block's layers
+    are numbered inside.
+
+    Args:
+        layers_per_block: Residual blocks per resolution on the way down.
+    """
+    stride = layers_per_block + 1  # on the way down a downsampler is one more; up, one more block
+
+    def name_of(path: str) -> str | None:
+        outer = _SDXL_OUTER.get(path)
+        if outer is not None:
+            return f"lora_unet_{outer}"
+        match = _SDXL_BLOCK.fullmatch(path)
+        if match is None:
+            return None
+        way, block, kind, index, inner = match.groups()
+        place = _sdxl_place(way, int(block or 0), kind, int(index), stride)
+        if kind == "resnets":
+            inner = _SDXL_RESNET.get(inner, "")
+        elif kind in {"downsamplers", "upsamplers"}:
+            inner = "op" if kind == "downsamplers" else "conv"
+        return f"lora_unet_{place}_{inner.replace('.', '_')}" if inner else None
+
+    return name_of
+
+
+def _sdxl_place(way: str, block: int, kind: str, index: int, stride: int) -> str:
+    """Where a block of diffusers' UNet stands in the original one."""
+    if way == "mid_block":
+        return f"middle_block_{1 if kind == 'attentions' else 2 * index}"
+    if way == "down_blocks":
+        number = stride * block + 1 + (stride - 1 if kind == "downsamplers" else index)
+        return f"input_blocks_{number}_{1 if kind == 'attentions' else 0}"
+    number = stride * block + (stride - 1 if kind == "upsamplers" else index)
+    return f"output_blocks_{number}_{('resnets', 'attentions', 'upsamplers').index(kind)}"
+
+
+_SDXL_BLOCK = re.compile(
+    r"(down_blocks|mid_block|up_blocks)(?:\.(\d+))?"
+    r"\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)"
+)
+_SDXL_RESNET = {
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+_SDXL_OUTER = {
+    "conv_in": "input_blocks_0_0",
+    "conv_out": "out_2",
+    "time_embedding.linear_1": "time_embed_0",
+    "time_embedding.linear_2": "time_embed_2",
+    "add_embedding.linear_1": "label_emb_0_0",
+    "add_embedding.linear_2": "label_emb_0_2",
+}
+
+
+def wan_layer(path: str) -> str | None:
+    """The name of a layer in WAN's own code, which ComfyUI and musubi-tuner read.
+
+    Args:
+        path: In diffusers' words.
+    """
+    match = _WAN_BLOCK.fullmatch(path)
+    if match is None:
+        return None
+    inner = _WAN_INNER.get(match[2])
+    return f"diffusion_model.blocks.{match[1]}.{inner}" if inner else None
+
+
+_WAN_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
+_WAN_INNER = {
+    **{
+        f"{ours}.{layer}": f"{theirs}.{short}"
+        for ours, theirs in (("attn1", "self_attn"), ("attn2", "cross_attn"))
+        for layer, short in (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "o"))
+    },
+    "ffn.net.0.proj": "ffn.0",
+    "ffn.net.2": "ffn.2",
+}

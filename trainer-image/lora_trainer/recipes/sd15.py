@@ -18,9 +18,7 @@ from diffusers import (
 from PIL import Image
 from transformers import CLIPTextModel
 
-from lora_api.reasons import Reason
 from lora_trainer.basemodel import BaseModel
-from lora_trainer.errors import TrainerError
 from lora_trainer.recipes import (
     NO_TEXT_ENCODERS,
     NO_TEXT_WEIGHTS,
@@ -34,6 +32,7 @@ from lora_trainer.recipes import (
     TextEncoder,
 )
 from lora_trainer.recipes.attaching import attach_with
+from lora_trainer.recipes.checking import refuse_faults
 from lora_trainer.recipes.clip import ClipText
 from lora_trainer.recipes.ddpm import PREDICTIONS, NoisePrediction
 from lora_trainer.recipes.keys import KOHYA, lora_file, text_layer, unet_layer
@@ -47,13 +46,7 @@ def check(base: BaseModel) -> None:
     Raises:
         TrainerError: BaseModelInvalid with all that differs.
     """
-    faults = _config_faults(base.configs)
-    if faults:
-        raise TrainerError(
-            Reason.BASE_MODEL_INVALID,
-            f"baseModel.uri: not a Stable Diffusion 1.5 model: {'; '.join(faults)}; name "
-            "another base model or another recipe",
-        )
+    refuse_faults("Stable Diffusion 1.5", _config_faults(base.configs))
 
 
 class StableDiffusion15:
@@ -152,6 +145,8 @@ def _config_faults(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
         faults.append(f"unet/config.json is of class {unet.get('_class_name')}")
     if "text_encoder_2" in index or unet.get("addition_embed_type"):
         faults.append("it has the second text encoder of SDXL")
+    if unet.get("cross_attention_dim") == 1024:
+        faults.append("it is Stable Diffusion 2.x (text of width 1024)")
     if unet.get("in_channels") != vae.get("latent_channels"):
         faults.append(
             f"the UNet takes {unet.get('in_channels')} channels, the VAE makes "

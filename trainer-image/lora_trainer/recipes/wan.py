@@ -1,0 +1,317 @@
+"""WAN 2.1 and 2.2, text to video: a transformer on pictures and clips, UMT5, a video VAE.
+
+The one file that knows this family: 2.1 (1.3B, 14B) and 2.2's 5B have one transformer; 2.2's A14B
+has two experts, one for much noise, one for little, which are trained one after the other. Cost
+per step: one forward and backward of a transformer; a clip of n latent frames costs n pictures.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKLWan,
+    UniPCMultistepScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
+)
+from PIL import Image
+from transformers import UMT5EncoderModel
+
+from lora_trainer.basemodel import BaseModel
+from lora_trainer.recipes import (
+    NO_TEXT_ENCODERS,
+    NO_TEXT_WEIGHTS,
+    Batch,
+    Conditioning,
+    LossSettings,
+    Part,
+    PictureEncoder,
+    Recipe,
+    Sampler,
+    TextEncoder,
+)
+from lora_trainer.recipes.attaching import attach_with
+from lora_trainer.recipes.checking import refuse_faults
+from lora_trainer.recipes.flow import flow_losses, level_at, sigmas_at
+from lora_trainer.recipes.keys import PEFT, lora_file, wan_layer
+from lora_trainer.recipes.loading import load_component, skeleton_of
+from lora_trainer.recipes.t5 import T5Text
+from lora_trainer.recipes.vae import KlEncoder, to_picture
+
+# What WAN was published with for 480 p, where the base model's scheduler says nothing.
+_USUAL_SHIFT = 3.0
+_HIGH, _LOW = "transformer", "transformer_2"
+
+
+def check(base: BaseModel) -> None:
+    """Compare the configs with what this family looks like.
+
+    Raises:
+        TrainerError: BaseModelInvalid with all that differs.
+    """
+    transformer, vae = base.configs[_HIGH], base.configs["vae"]
+    faults = []
+    if transformer.get("_class_name") != "WanTransformer3DModel":
+        faults.append(f"transformer/config.json is of class {transformer.get('_class_name')}")
+    elif transformer.get("image_dim") is not None or transformer.get("in_channels") == 36:
+        faults.append("it makes videos from a picture (I2V), which is not trained here")
+    elif transformer.get("in_channels") != vae.get("z_dim"):
+        faults.append(
+            f"the transformer takes {transformer.get('in_channels')} channels, the VAE makes "
+            f"{vae.get('z_dim')} (2.1 and 2.2 A14B have 16, 2.2 5B has 48)"
+        )
+    width = base.configs["text_encoder"].get("d_model")
+    if transformer.get("text_dim", width) != width:
+        faults.append(
+            f"the transformer expects text of width {transformer['text_dim']}, the text encoder "
+            f"makes {width}"
+        )
+    if _LOW in base.configs:
+        other = base.configs[_LOW]
+        differing = [name for name in _SHAPE if transformer.get(name) != other.get(name)]
+        if differing:
+            faults.append(f"its two experts differ in {', '.join(differing)}")
+        if not _boundary(base):
+            faults.append("it has two experts, but model_index.json names no boundary_ratio")
+    refuse_faults("WAN text-to-video", faults)
+
+
+_SHAPE = ("num_layers", "num_attention_heads", "attention_head_dim", "ffn_dim", "in_channels")
+
+
+class Wan:
+    """The recipe `wan` for one transformer of a base model.
+
+    Args:
+        base: The base model.
+        component: The transformer's folder; of two experts, the one for little noise comes first.
+    """
+
+    def __init__(self, base: BaseModel, component: str | None = None) -> None:
+        self._base = base
+        two = _LOW in base.configs
+        self._component = component or (_LOW if two else _HIGH)
+        self.part = Part()
+        if two and self._component == _LOW:
+            self.part = Part(name="low-noise")
+        elif two:
+            self.part = Part(name="high-noise", file="model-high-noise.safetensors")
+        vae = base.configs["vae"]
+        self._mean = torch.tensor(vae["latents_mean"], dtype=torch.float32).view(1, -1, 1, 1, 1)
+        self._std = torch.tensor(vae["latents_std"], dtype=torch.float32).view(1, -1, 1, 1, 1)
+
+    def experts(self) -> tuple[Recipe, ...]:
+        """Itself, or one recipe for each expert of 2.2 A14B."""
+        if self.part.name:
+            return (Wan(self._base, _LOW), Wan(self._base, _HIGH))
+        return (self,)
+
+    def skeleton(self) -> torch.nn.Module:
+        """The transformer on the meta device."""
+        return skeleton_of(WanTransformer3DModel, self._base, self._component)
+
+    def load_denoiser(self, *, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
+        """The transformer, frozen; its time embedding, norms and tables stay in float32."""
+        transformer: torch.nn.Module = load_component(
+            WanTransformer3DModel, self._base, self._component, device=device, dtype=dtype
+        )
+        return transformer
+
+    def load_picture_encoder(self, *, device: torch.device) -> PictureEncoder:
+        """The video VAE, in float32; a picture is a clip of one frame."""
+        return _VideoEncoder(_load_vae(self._base, device), device)
+
+    def load_text_encoder(self, *, device: torch.device) -> TextEncoder:
+        """UMT5."""
+        return _Text(self._base, device)
+
+    def losses(
+        self,
+        denoiser: torch.nn.Module,
+        batch: Batch,
+        *,
+        settings: LossSettings,
+        generator: torch.Generator,
+    ) -> torch.Tensor:
+        """Mean squared error of the predicted velocity of each sample."""
+        transformer: Any = denoiser
+        # WAN's own code trains on the middle of the distribution: its VAE spreads very little.
+        middle = batch.moments.float().chunk(2, dim=1)[0]
+        latents = (middle - self._mean.to(middle.device)) / self._std.to(middle.device)
+
+        def predict(noisy: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
+            predicted: torch.Tensor = transformer(
+                hidden_states=noisy.to(transformer.dtype),
+                timestep=1000.0 * sigmas,
+                encoder_hidden_states=batch.text["hidden_states"].to(transformer.dtype),
+                return_dict=False,
+            )[0]
+            return predicted
+
+        return flow_losses(predict, latents, self._sigmas(batch.levels, settings), generator)
+
+    def sampler(self, denoisers: Sequence[torch.nn.Module], *, device: torch.device) -> Sampler:
+        """UniPC through the diffusers pipeline; draws single frames."""
+        return _PipelineSampler(self._base, denoisers, device)
+
+    def to_file(
+        self,
+        weights: Mapping[str, torch.Tensor],
+        *,
+        alpha: float,
+        text_weights: Mapping[str, Mapping[str, torch.Tensor]] = NO_TEXT_WEIGHTS,
+    ) -> dict[str, torch.Tensor]:
+        """The names of WAN's own code with a float alpha: ComfyUI and musubi-tuner read them."""
+        assert not text_weights, "wan trains no text encoder"  # noqa: S101
+        return lora_file(weights, alpha=alpha, name_of=wan_layer, endings=PEFT)
+
+    def attach_file(
+        self,
+        denoiser: torch.nn.Module,
+        path: Path,
+        *,
+        name: str,
+        text_encoders: Mapping[str, torch.nn.Module] = NO_TEXT_ENCODERS,
+    ) -> None:
+        """`load_lora_weights` of the pipeline that users load the file into."""
+        assert not text_encoders, "wan trains no text encoder"  # noqa: S101
+        attach_with(_pipeline({"transformer": denoiser}), path, name=name)
+
+    def _sigmas(self, levels: torch.Tensor, settings: LossSettings) -> torch.Tensor:
+        """Shares of noise, of those that this expert is asked for when a video is drawn."""
+        shift = settings.timestep_shift or _shift(self._base)
+        boundary = _boundary(self._base)
+        if self.part.name and boundary:
+            border = level_at(boundary, shift=shift)
+            low, high = (0.0, border) if self._component == _LOW else (border, 1.0)
+            levels = low + (high - low) * levels
+        return sigmas_at(levels, shift=shift)
+
+
+class _VideoEncoder(KlEncoder):
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        return super().encode(pixels if pixels.dim() == 5 else pixels.unsqueeze(2))
+
+
+class _Text:
+    def __init__(self, base: BaseModel, device: torch.device) -> None:
+        self._t5 = T5Text(UMT5EncoderModel, base, device=device)
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str]) -> list[Conditioning]:
+        # WAN's own code and diffusers tidy the white space, and put zeros where padding is.
+        return [
+            {"hidden_states": self._t5.run(" ".join(text.split()), masked=True)} for text in texts
+        ]
+
+    def truncated(self, text: str) -> str | None:
+        return self._t5.truncated(text)
+
+    def modules(self) -> Mapping[str, torch.nn.Module]:
+        return {}
+
+
+class _PipelineSampler:
+    def __init__(
+        self, base: BaseModel, denoisers: Sequence[torch.nn.Module], device: torch.device
+    ) -> None:
+        self._device = device
+        self._denoisers = tuple(denoisers)
+        parts = (_HIGH,) if len(denoisers) == 1 else (_LOW, _HIGH)
+        self._pipeline = _pipeline(
+            dict(zip(parts, denoisers, strict=True)),
+            vae=_load_vae(base, device),
+            scheduler=UniPCMultistepScheduler.from_config(
+                base.configs["scheduler"],
+                prediction_type="flow_prediction",
+                use_flow_sigmas=True,
+                flow_shift=_shift(base),
+            ),
+            boundary_ratio=_boundary(base) if len(denoisers) == 2 else None,
+            expand_timesteps=bool(base.configs["model_index"].get("expand_timesteps")),
+        )
+
+    @torch.inference_mode()
+    def draw(
+        self,
+        *,
+        prompt: Conditioning,
+        empty: Conditioning,
+        seeds: Sequence[int],
+        resolution: int,
+        steps: int,
+        guidance_scale: float,
+    ) -> list[Image.Image]:
+        def repeated(embedding: torch.Tensor) -> torch.Tensor:
+            return embedding.expand(len(seeds), *embedding.shape).to(self._device)
+
+        hooks = [one.register_forward_pre_hook(self._make_room) for one in self._denoisers]
+        try:
+            latents = self._pipeline(
+                prompt_embeds=repeated(prompt["hidden_states"]),
+                negative_prompt_embeds=repeated(empty["hidden_states"]),
+                height=resolution,
+                width=resolution,
+                num_frames=1,
+                num_inference_steps=steps,
+                guidance_scale=guidance_scale,
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                output_type="latent",
+            ).frames
+        finally:
+            for hook in hooks:
+                hook.remove()
+        vae = self._pipeline.vae
+        mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1).to(latents)
+        std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1).to(latents)
+        latents = latents * std + mean
+        return [to_picture(vae.decode(one[None]).sample[0, :, 0]) for one in latents]
+
+    def _make_room(self, asked: torch.nn.Module, _: object) -> None:
+        """Bring the expert that is asked to the device, and send the other one away."""
+        for denoiser in self._denoisers:
+            if denoiser is not asked:
+                denoiser.to("cpu")
+        asked.to(self._device)
+
+
+def _shift(base: BaseModel) -> float:
+    scheduler = base.configs["scheduler"]
+    return float(scheduler.get("flow_shift") or scheduler.get("shift") or _USUAL_SHIFT)
+
+
+def _boundary(base: BaseModel) -> float | None:
+    """Share of noise from which on the first of two experts is asked."""
+    value = base.configs["model_index"].get("boundary_ratio")
+    return float(value) if isinstance(value, int | float) and 0.0 < value < 1.0 else None
+
+
+def _load_vae(base: BaseModel, device: torch.device) -> Any:
+    return load_component(AutoencoderKLWan, base, "vae", device=device, dtype=torch.float32)
+
+
+def _pipeline(
+    denoisers: Mapping[str, torch.nn.Module],
+    *,
+    vae: Any = None,
+    scheduler: Any = None,
+    boundary_ratio: float | None = None,
+    expand_timesteps: bool = False,
+) -> Any:
+    """The pipeline without the parts that are not needed."""
+    pipeline: Any = WanPipeline(
+        tokenizer=None,
+        text_encoder=None,
+        vae=vae,
+        scheduler=scheduler,
+        boundary_ratio=boundary_ratio,
+        expand_timesteps=expand_timesteps,
+        **denoisers,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+RECIPE: type[Recipe] = Wan
