@@ -1,0 +1,238 @@
+"""Random histories of a run, its cluster and its user: the invariants hold after each step.
+
+A module of its own because here nobody says what is to be seen: hypothesis drives a small world in
+which the decisions are carried out, and the operator dies between any two of its acts.
+"""
+
+from datetime import timedelta
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+from tests.builders import a_training
+from tests.world import UPLOAD, APodInTheWorld, World
+
+from lora_api.exit_codes import ExitCode
+from lora_api.status import ConditionType, LoRATrainingStatus, Phase
+from lora_operator.rules.decide import decide
+from lora_operator.state.decision import Action, Decision, is_terminal
+from lora_operator.state.last_codes import KILLED
+from lora_operator.state.phase import phase_of
+
+CODES = (1, 65, 70, 75, 76, KILLED, int(ExitCode.INTERRUPTED))
+
+
+class ARunsLife(RuleBasedStateMachine):
+    """Everybody acts at random; the operator looks now and then, and may die while it acts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        self.ended: LoRATrainingStatus | None = None
+        self.attempts = 0
+        self.is_harmed = False
+        """Whether anything happened that a run may fail from."""
+
+    @initialize(
+        queued=st.booleans(),
+        retries=st.integers(0, 2),
+        memory=st.booleans(),
+        workspace=st.sampled_from(["Delete", "Retain", "RetainOnFailure"]),
+        ttl=st.sampled_from([None, None, 1000]),
+    )
+    def begin(
+        self, queued: bool, retries: int, memory: bool, workspace: str, ttl: int | None
+    ) -> None:
+        training = a_training().with_retries(retries)
+        training = training.with_spec("retention", {"workspace": workspace, "jobSeconds": 60})
+        if ttl is not None:
+            training = training.with_spec("retention.ttlSeconds", ttl)
+        if memory:
+            training = training.with_spec("resources.memoryOnRetry", "16Gi")
+        self.world.training = training.queued_in("gpus") if queued else training
+
+    # The operator.
+
+    @precondition(lambda self: self.world.is_there)
+    @rule(dies_after=st.sampled_from([None, None, None, 0, 1]))
+    def operator_looks(self, dies_after: int | None) -> None:
+        """One look; a killed operator has done some of the acts and written nothing."""
+        decision = decide(self.world.observe(), self.world.now)
+        for number, action in enumerate(decision.actions):
+            if number == dies_after:
+                return
+            self._check(action)
+            self.world.carry_out(action)
+        if decision.actions:
+            decision = decide(self.world.observe(), self.world.now)
+        if dies_after is not None or not self.world.is_there:
+            return
+        self._write(decision)
+
+    def _check(self, action: Action) -> None:
+        world = self.world
+        if action is Action.CREATE_JOB:
+            assert world.observe().run.job_name not in world.made, "no Job is made twice"
+            assert not world.live, "no Job is made beside a pod"
+        if action is Action.RESUME_JOB:
+            assert world.training.run().queue is None, "what Kueue holds is Kueue's"
+        if action in {Action.DELETE_WORKSPACE, Action.DELETE_RUN} and world.is_trained:
+            spec = world.training.run().spec
+            assert spec is not None
+            assert world.is_stored or spec.cancel is not None, "what is trained is not lost"
+
+    def _write(self, decision: Decision) -> None:
+        status = decision.status
+        if status is None:
+            return
+        if is_terminal(status) and status.phase is Phase.COMPLETED:
+            assert self.world.is_stored, "Completed means stored"
+        self.world.training = self.world.training.with_status(status)
+        again = decide(self.world.observe(), self.world.now)
+        leads_on = decision.revisit_at is not None and decision.revisit_at <= self.world.now
+        assert again.status is None or leads_on or again.actions, "a second look writes nothing"
+
+    # The cluster.
+
+    @rule()
+    def controllers_act(self) -> None:
+        self.world.control()
+
+    @precondition(lambda self: self.world.live)
+    @rule(steps=st.integers(1, 3), data=st.data())
+    def pod_goes_on(self, steps: int, data: st.DataObject) -> None:
+        pod = data.draw(st.sampled_from(self.world.live))
+        for _ in range(steps):
+            if not pod.view.has_ended:
+                self.world.step(pod)
+
+    @precondition(lambda self: any(p.view.container.running for p in self.world.live))
+    @rule(code=st.sampled_from(CODES), is_oom=st.booleans(), data=st.data())
+    def pod_fails(self, code: int, is_oom: bool, data: st.DataObject) -> None:
+        running = [pod for pod in self.world.live if pod.view.container.running]
+        pod: APodInTheWorld = data.draw(st.sampled_from(running))
+        self.is_harmed = self.is_harmed or code != ExitCode.INTERRUPTED
+        if code == ExitCode.NOT_STORED and not self.world.is_trained:
+            code = int(ExitCode.TRANSIENT)
+        self.world.end(pod, code, "OOMKilled" if code == KILLED and is_oom else "Error")
+
+    @precondition(lambda self: self.world.live)
+    @rule()
+    def node_is_drained(self) -> None:
+        for job in list(self.world.jobs):
+            self.world.evict(job)
+
+    @rule(seconds=st.sampled_from([1, 60, 700, 3600]))
+    def time_passes(self, seconds: int) -> None:
+        self.world.now += timedelta(seconds=seconds)
+        self.is_harmed = self.is_harmed or seconds >= 700
+
+    @rule(suspended=st.booleans())
+    def kueue_decides(self, suspended: bool) -> None:
+        if self.world.training.run().queue is not None:
+            self.world.set_suspended(self.world.observe().run.job_name, suspended=suspended)
+
+    # The user, and people who should know better.
+
+    @rule(suspended=st.booleans())
+    def user_suspends(self, suspended: bool) -> None:
+        self.world.training = self.world.training.with_spec("suspend", suspended)
+
+    @precondition(lambda self: self.world.is_there)
+    @rule()
+    def user_wavers(self) -> None:
+        """Suspends, and takes it back before the trainer has written its checkpoint."""
+        for suspended in (True, False):
+            self.user_suspends(suspended)
+            self.operator_looks(None)
+        self.operator_looks(None)
+
+    @rule(keep=st.booleans())
+    def user_cancels(self, keep: bool) -> None:
+        self.world.training = self.world.training.cancelled(keep_partial=keep)
+
+    @rule()
+    def somebody_suspends_the_job(self) -> None:
+        self.world.set_suspended(self.world.observe().run.job_name, suspended=True)
+
+    @rule()
+    def somebody_deletes_the_job(self) -> None:
+        self.world.delete_job(self.world.observe().run.job_name)
+        self.is_harmed = True
+
+    @precondition(lambda self: self.ended is None)
+    @rule(phase=st.sampled_from(list(Phase)))
+    def somebody_writes_a_phase(self, phase: Phase) -> None:
+        status = self.world.training.run().status
+        if status.phase is not None:
+            wrong = status.model_copy(update={"phase": phase})
+            self.world.training = self.world.training.with_status(wrong)
+
+    # What always holds.
+
+    @invariant()
+    def one_pod_at_most_writes_into_the_workspace(self) -> None:
+        assert len(self.world.live) <= 1
+
+    @invariant()
+    def an_end_never_changes(self) -> None:
+        status = self.world.training.run().status
+        if self.ended is not None:
+            assert status == self.ended
+        elif is_terminal(status) and status.phase is not None and status.phase.is_terminal:
+            self.ended = status
+
+    @invariant()
+    def attempts_never_fall(self) -> None:
+        status = self.world.training.run().status
+        assert (status.attempts or 0) >= self.attempts
+        self.attempts = status.attempts or 0
+
+    @invariant()
+    def every_wait_has_a_reason(self) -> None:
+        status = self.world.training.run().status
+        if status.conditions:
+            assert {c.type for c in status.conditions} == set(ConditionType)
+            assert all(c.reason for c in status.conditions)
+            assert status.message
+
+    def teardown(self) -> None:
+        """Left in peace, every run ends as its user asked; nothing stays behind."""
+        world = self.world
+        for _ in range(80):
+            self.operator_looks(None)
+            if not world.is_there or (is_terminal(world.training.run().status) and not world.jobs):
+                break
+            self.kueue_decides(False)
+            world.control()
+            for pod in world.live:
+                world.step(pod)
+            world.now += timedelta(seconds=61)
+        run = world.training.run()
+        assert run.spec is not None
+        if not world.is_there:
+            assert is_terminal(run.status)
+        elif run.spec.suspend and run.spec.cancel is None and not is_terminal(run.status):
+            assert run.status.phase in {Phase.SUSPENDED, Phase.UPLOADING}
+            assert not world.live
+        else:
+            assert is_terminal(run.status), run.status.message
+            assert run.status.phase == phase_of(
+                {c.type: c for c in run.status.conditions}, run.status.phase
+            )
+            assert world.jobs == {}
+        if run.status.phase is Phase.COMPLETED:
+            assert world.is_stored
+        if run.status.phase is Phase.FAILED:
+            assert self.is_harmed, run.status.message
+        assert UPLOAD not in world.made
+
+
+TestARunsLife = ARunsLife.TestCase
+TestARunsLife.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)

@@ -1,0 +1,280 @@
+"""A small world in which decisions are carried out: an API server, a Job controller, a kubelet.
+
+A module of its own because the model-based test moves this world at random, and its rules (what a
+Job counts as a failure, what waits for what in a deletion) are the cluster's and not the test's.
+tests/api shows the same with the real controllers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from lora_api.exit_codes import ExitCode
+from lora_api.progress import Progress, Stage
+from lora_api.status import Phase
+from lora_operator.labels import job_name, upload_job_name, workspace_name
+from lora_operator.state.decision import Action
+from lora_operator.state.last_codes import KILLED, LAST_CODES
+from lora_operator.state.views import Claim, Container, Job, Observed, Pod
+from tests.builders import NOW, ATraining, a_training
+from tests.results import a_bad_result, a_good_result
+from tests.sights import a_progress
+
+UPLOAD = upload_job_name("anna")
+STAGES = (Stage.FETCH, Stage.TRAIN, Stage.SAMPLE, Stage.PUBLISH)
+
+
+@dataclass
+class APodInTheWorld:
+    """A pod as its kubelet knows it, and whether its Job has taken note of its end."""
+
+    view: Pod
+    job: str
+    stage: int = 0
+    is_counted: bool = False
+
+
+@dataclass
+class World:
+    """What exists, and what became of the training in truth."""
+
+    training: ATraining = field(default_factory=a_training)
+    now: datetime = NOW
+    claim: Claim | None = None
+    jobs: dict[str, Job] = field(default_factory=dict)
+    started: dict[str, datetime] = field(default_factory=dict)
+    """When each Job was last let go; its deadline counts from then."""
+    pods: list[APodInTheWorld] = field(default_factory=list)
+    made: list[str] = field(default_factory=list)
+    """Every Job of a training that was ever made."""
+    is_there: bool = True
+    """Whether the run exists."""
+    is_trained: bool = False
+    """Whether the workspace holds a finished LoRA."""
+    is_stored: bool = False
+    """Whether the bucket does."""
+
+    def observe(self) -> Observed:
+        """As the operator's own observing does, from a cache that is up to date."""
+        run = self.training.run()
+        numbers = [number for number in range(1, 99) if job_name("anna", number) in self.jobs]
+        run = replace(run, job_number=max([run.job_number, *numbers]))
+        job = self.jobs.get(run.job_name)
+        pods = self._views(run.job_name) if job is not None else ()
+        latest = self._latest(run.job_name)
+        return Observed(
+            run=run,
+            claim=self.claim,
+            job=job,
+            pods=pods,
+            progress=_progress(latest) if latest is not None else None,
+            other_jobs=tuple(
+                other for name, other in self.jobs.items() if name not in {run.job_name, UPLOAD}
+            ),
+            upload_job=self.jobs.get(UPLOAD),
+            upload_pods=self._views(UPLOAD),
+        )
+
+    def _views(self, job: str) -> tuple[Pod, ...]:
+        return tuple(pod.view for pod in self.pods if pod.job == job)
+
+    def _latest(self, job: str) -> APodInTheWorld | None:
+        found = [pod for pod in self.pods if pod.job == job]
+        return found[-1] if found else None
+
+    @property
+    def live(self) -> list[APodInTheWorld]:
+        """Pods that may write into the workspace."""
+        return [pod for pod in self.pods if not pod.view.has_ended]
+
+    # What the operator does.
+
+    def carry_out(self, action: Action) -> None:
+        """Change the world as the API server would."""
+        job = self.observe().run.job_name
+        match action:
+            case Action.CREATE_WORKSPACE:
+                name = workspace_name("anna")
+                self.claim = self.claim or Claim(
+                    name=name, uid="claim", phase="Bound", created_at=self.now
+                )
+            case Action.CREATE_JOB:
+                self.made.append(job)
+                self._make(job, suspended=self.training.run().queue is not None)
+            case Action.CREATE_UPLOAD_JOB:
+                self._make(UPLOAD, suspended=False)
+            case Action.SUSPEND_JOB:
+                self.evict(job)
+                self.set_suspended(job, suspended=True)
+            case Action.RESUME_JOB:
+                self.set_suspended(job, suspended=False)
+            case Action.EVICT_POD:
+                self.evict(job)
+            case Action.DELETE_JOB:
+                self.delete_job(job)
+            case Action.DELETE_UPLOAD_JOB:
+                self.delete_job(UPLOAD)
+            case Action.DELETE_OTHER_JOBS:
+                for other in self.observe().other_jobs:
+                    self.delete_job(other.name)
+            case Action.DELETE_WORKSPACE:
+                self.delete_claim()
+            case Action.DELETE_RUN:
+                self.is_there = False
+
+    def _make(self, name: str, *, suspended: bool) -> None:
+        if name not in self.jobs:
+            self.started[name] = self.now
+            self.jobs[name] = Job(
+                name=name, uid=f"uid of {name}", created_at=self.now, suspended=suspended
+            )
+
+    def set_suspended(self, name: str, *, suspended: bool) -> None:
+        """Hold a Job back or let it go; a Job that has ended does neither."""
+        job = self.jobs.get(name)
+        if job is not None and not job.is_finished:
+            self.started[name] = self.now
+            self.jobs[name] = replace(job, suspended=suspended)
+
+    def evict(self, job: str) -> None:
+        """Take a Job's pods away without calling it their fault."""
+        for pod in self.live:
+            if pod.job == job and not pod.view.deleting:
+                pod.view = replace(pod.view, deleting=True, disrupted="EvictionByEvictionAPI")
+
+    def delete_job(self, name: str) -> None:
+        """In the foreground: it stays until its pods have ended."""
+        if name in self.jobs:
+            self.jobs[name] = replace(self.jobs[name], deleting=True)
+
+    def delete_claim(self) -> None:
+        """It stays for as long as a pod uses it."""
+        if self.claim is not None:
+            self.claim = replace(self.claim, deleting=True)
+
+    # What the controllers do.
+
+    def control(self) -> None:
+        """One round of Job controller, garbage collector and claim protection."""
+        if not self.is_there:
+            self.jobs = {name: replace(job, deleting=True) for name, job in self.jobs.items()}
+            self.delete_claim()
+        for name in list(self.jobs):
+            self._count_ends(name)
+            self._keep_deadline(name)
+            self._replace_pods(name)
+        if self.claim is not None and self.claim.deleting and not self.live:
+            self.claim, self.is_trained = None, False
+
+    def _count_ends(self, name: str) -> None:
+        for pod in self.pods:
+            job = self.jobs[name]
+            if pod.job != name or not pod.view.has_ended or pod.is_counted or job.is_finished:
+                continue
+            pod.is_counted = True
+            code = pod.view.container.exit_code
+            if code == ExitCode.OK:
+                self.jobs[name] = replace(job, completed_at=self.now)
+            elif name == UPLOAD:
+                self._fail(name, "BackoffLimitExceeded")
+            elif pod.view.disrupted is not None or code == ExitCode.INTERRUPTED:
+                continue
+            elif code in LAST_CODES:
+                self._fail(name, "PodFailurePolicy")
+            else:
+                self.jobs[name] = replace(job, failed_pods=job.failed_pods + 1)
+                if job.failed_pods + 1 > self._retries():
+                    self._fail(name, "BackoffLimitExceeded")
+
+    def _fail(self, name: str, reason: str) -> None:
+        self.jobs[name] = replace(self.jobs[name], failed_at=self.now, failed_reason=reason)
+
+    def _retries(self) -> int:
+        spec = self.training.run().spec
+        assert spec is not None
+        return spec.limits.retries
+
+    def _keep_deadline(self, name: str) -> None:
+        job = self.jobs[name]
+        if job.is_finished or job.suspended:
+            return
+        if self.now - self.started[name] >= timedelta(seconds=7200):
+            self.jobs[name] = replace(job, failing_reason="DeadlineExceeded")
+            self._delete_pods(name)
+            if not self._is_live(name):
+                self._fail(name, "DeadlineExceeded")
+
+    def _replace_pods(self, name: str) -> None:
+        job = self.jobs[name]
+        if job.deleting or job.suspended:
+            self._delete_pods(name)
+        if job.deleting and not self._is_live(name):
+            del self.jobs[name]
+            self.pods = [pod for pod in self.pods if pod.job != name]
+        is_quiet = job.deleting or job.suspended or job.is_finished or job.failing_reason
+        if not is_quiet and not self._is_live(name) and job.parallelism:
+            number = len(self.pods)
+            view = Pod(
+                name=f"{name}-{self.now:%j%H%M%S}-{number}",
+                uid=f"{name} {number}",
+                created_at=self.now,
+            )
+            self.pods.append(APodInTheWorld(view=view, job=name))
+
+    def _delete_pods(self, name: str) -> None:
+        for pod in self.live:
+            if pod.job == name:
+                pod.view = replace(pod.view, deleting=True)
+
+    def _is_live(self, name: str) -> bool:
+        return any(pod.job == name for pod in self.live)
+
+    # What scheduler, kubelet and trainer do.
+
+    def step(self, pod: APodInTheWorld) -> None:
+        """One step of a pod's way: node, container, stage by stage, end."""
+        if pod.view.deleting:
+            self.end(pod, ExitCode.INTERRUPTED)
+        elif pod.view.node is None:
+            pod.view = replace(pod.view, node="node-1", scheduled_at=self.now)
+        elif not pod.view.container.running:
+            container = Container(running=True, started_at=self.now)
+            pod.view = replace(pod.view, phase="Running", container=container)
+            if self.is_trained:
+                pod.stage = len(STAGES) - 1
+        elif pod.stage < len(STAGES) - 1:
+            pod.stage += 1
+            self.is_trained = self.is_trained or STAGES[pod.stage] is Stage.PUBLISH
+        else:
+            self.is_stored = True
+            self.end(pod, ExitCode.OK)
+
+    def end(self, pod: APodInTheWorld, code: int, reason: str = "Error") -> None:
+        """End a pod; what it leaves as its last word follows from the code."""
+        message = ""
+        if code == ExitCode.OK:
+            message = a_good_result()
+        elif code not in {KILLED, ExitCode.CRASHED}:
+            retryable = ExitCode(code).is_retryable
+            message = a_bad_result("StorageUnreachable", "No answer.", retryable=retryable)
+        container = Container(
+            started_at=pod.view.container.started_at,
+            ended_at=self.now,
+            exit_code=code,
+            end_reason=reason,
+            end_message=message,
+        )
+        phase = "Succeeded" if code == ExitCode.OK else "Failed"
+        pod.view = replace(pod.view, phase=phase, container=container)
+
+    @property
+    def phase(self) -> Phase | None:
+        """What the stored status says."""
+        return self.training.run().status.phase
+
+
+def _progress(pod: APodInTheWorld) -> Progress | None:
+    if not pod.view.container.running:
+        return None
+    return a_progress(STAGES[pod.stage], 25 * pod.stage)
