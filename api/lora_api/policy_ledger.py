@@ -45,6 +45,9 @@ class LedgerRun(LenientDocument):
     user: Text = ""
     """On whose behalf."""
 
+    recipe: Annotated[str, Field(max_length=63)] = ""
+    """spec.recipe of the run."""
+
     state: RunState
     """Where it stands."""
 
@@ -53,6 +56,9 @@ class LedgerRun(LenientDocument):
 
     gpu_seconds: Count = 0
     """GPU-seconds that are paid for."""
+
+    steps: Count = 0
+    """Optimiser steps done."""
 
     cost: Money = "0"
     """What they cost."""

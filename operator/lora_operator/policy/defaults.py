@@ -1,0 +1,33 @@
+"""What a run has where it says nothing and its namespace's policy does.
+
+A module of its own, and not a MutatingAdmissionPolicy, because that is beta and switched off in
+the Kubernetes versions that we support. So the stored run keeps what its author wrote, and the
+operator resolves the rest when it makes the pod.
+"""
+
+from lora_api.policy import TrainingPolicySpec
+from lora_api.training import LoRATrainingSpec
+
+
+def with_defaults(spec: LoRATrainingSpec, policy: TrainingPolicySpec) -> LoRATrainingSpec:
+    """The spec with the policy's defaults where it has nothing of its own."""
+    given = policy.defaults
+    retention = spec.retention
+    if retention.ttl_seconds is None:
+        retention = retention.model_copy(update={"ttl_seconds": given.ttl_seconds})
+    return spec.model_copy(
+        update={
+            "credentials_secret_name": (
+                spec.credentials_secret_name or given.credentials_secret_name
+            ),
+            "priority_class_name": spec.priority_class_name or given.priority_class_name,
+            "retention": retention,
+        }
+    )
+
+
+def priority_of(spec: LoRATrainingSpec, policy: TrainingPolicySpec) -> int:
+    """Weight of the run in the queue, from the policy's list of classes; 0 where it has none."""
+    name = with_defaults(spec, policy).priority_class_name
+    listed = policy.priority_classes or ()
+    return next((entry.value for entry in listed if entry.name == name), 0)

@@ -1,0 +1,225 @@
+"""The ledger of one namespace and month, as a value: ledger and observation make a ledger.
+
+A module of its own because here it is decided that nothing counts twice. A run is known by its uid
+from its admission until its own status says that it is accounted for; only then is it summed up and
+its uid forgotten. Whatever write is lost in between, the same observation leads to the same ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+
+from lora_api.policy_ledger import MAX_OPEN_RUNS, MAX_USERS, RunState
+from lora_operator.policy.money import NOTHING, cost_of
+from lora_operator.policy.months import Month
+
+FINAL = frozenset({RunState.COUNTED, RunState.RETURNED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A run that is not yet summed up."""
+
+    user: str
+    recipe: str
+    gpus: int
+    state: RunState
+    gpu_seconds: int = 0
+    steps: int = 0
+    cost: Decimal = NOTHING
+    estimate: Decimal | None = None
+
+    @property
+    def has_place(self) -> bool:
+        """Whether it counts for the month."""
+        return self.state is not RunState.RETURNED
+
+    @property
+    def promised(self) -> Decimal:
+        """What it is still expected to cost."""
+        if self.state in FINAL or self.estimate is None:
+            return NOTHING
+        return max(NOTHING, self.estimate - self.cost)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Total:
+    """The sum of a user's runs that are over."""
+
+    trainings: int = 0
+    gpu_seconds: int = 0
+    cost: Decimal = NOTHING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """What the runs of a recipe needed."""
+
+    runs: int = 0
+    steps: int = 0
+    gpu_seconds: int = 0
+
+    def gpu_seconds_for(self, steps: int) -> int | None:
+        """GPU-seconds that so many steps are expected to need; None where nothing was measured."""
+        return -(-self.gpu_seconds * steps // self.steps) if self.steps else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """What is seen of a run, as far as the ledger goes."""
+
+    user: str
+    recipe: str
+    gpus: int
+    state: RunState
+    gpu_seconds: int = 0
+    """GPU-seconds of all its attempts until now."""
+    steps: int = 0
+    """Steps done."""
+    per_gpu_hour: Decimal = NOTHING
+    """Price of the node that it is on, or was last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger:
+    """The facts of one month; `places`, `spent` and `promised` follow from the others.
+
+    They are kept and not computed, so that a decision costs the same after ten runs and ten
+    thousand.
+    """
+
+    month: Month
+    runs: Mapping[str, Entry] = field(default_factory=dict)
+    """Runs that are not yet summed up, by uid."""
+    users: Mapping[str, Total] = field(default_factory=dict)
+    speeds: Mapping[str, Speed] = field(default_factory=dict)
+    places: Mapping[str, int] = field(default_factory=dict)
+    """Runs that count for the month, by user."""
+    spent: Decimal = NOTHING
+    promised: Decimal = NOTHING
+    """What runs that are not over are still expected to cost."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no further run can be noted."""
+        return len(self.runs) >= MAX_OPEN_RUNS or len(self.users) >= MAX_USERS
+
+
+def next_month(ledger: Ledger, month: Month) -> Ledger:
+    """An empty ledger, but for the speeds: what a step takes has not changed overnight."""
+    return Ledger(month=month, speeds=ledger.speeds)
+
+
+def admit(ledger: Ledger, uid: str, run: Sighting, estimate: Decimal | None) -> Ledger:
+    """Note that a run got its place; admitted again after a crash, it keeps the one it has."""
+    if uid in ledger.runs:
+        return ledger
+    return _with(ledger, uid, _new(run, estimate))
+
+
+def observe(ledger: Ledger, uid: str, seen: Sighting, *, accounted: bool = False) -> Ledger:
+    """Bring what is known of a run up to what is seen of it.
+
+    An end is final, and what was paid for is never unpaid: a late or repeated look, or one by a
+    clock that went back, changes nothing. A run that nobody admitted (there was no policy yet, or
+    it was admitted by somebody who crashed before the write) is noted as it is.
+
+    Args:
+        ledger: What is known.
+        uid: Of the run.
+        seen: What is seen of it.
+        accounted: Whether the run's own status says that it is in the ledger for good.
+    """
+    known = ledger.runs.get(uid)
+    if known is None:
+        if accounted:
+            return ledger
+        known = _new(seen, None)
+        ledger = _with(ledger, uid, known)
+    held = max(0, seen.gpu_seconds - known.gpu_seconds)
+    now = replace(
+        known,
+        state=known.state if known.state in FINAL or _is_back(known, seen) else seen.state,
+        gpu_seconds=known.gpu_seconds + held,
+        steps=max(known.steps, seen.steps),
+        cost=known.cost + cost_of(held, seen.per_gpu_hour),
+    )
+    return ledger if now == known else _with(ledger, uid, now)
+
+
+def settle(ledger: Ledger, uid: str) -> Ledger:
+    """Sum up a run that is over and whose status says so, and forget its uid."""
+    entry = ledger.runs.get(uid)
+    if entry is None or entry.state not in FINAL:
+        return ledger
+    return _summed_up(ledger, uid, entry)
+
+
+def vanish(ledger: Ledger, uid: str) -> Ledger:
+    """Sum up a run whose object is gone: to delete a run gives no quota back."""
+    entry = ledger.runs.get(uid)
+    if entry is None:
+        return ledger
+    if entry.state not in FINAL:
+        entry = replace(entry, state=RunState.COUNTED)
+        ledger = _with(ledger, uid, entry)
+    return _summed_up(ledger, uid, entry)
+
+
+def _new(run: Sighting, estimate: Decimal | None) -> Entry:
+    return Entry(
+        user=run.user, recipe=run.recipe, gpus=run.gpus, state=RunState.WAITING, estimate=estimate
+    )
+
+
+def _is_back(known: Entry, seen: Sighting) -> bool:
+    """Whether a run at work is seen waiting, as it is after preemption: it keeps its place."""
+    return known.state is RunState.RUNNING and seen.state is RunState.WAITING
+
+
+def _with(ledger: Ledger, uid: str, entry: Entry) -> Ledger:
+    old = ledger.runs.get(uid)
+    places = ledger.places
+    gained = entry.has_place - (old.has_place if old else 0)
+    if gained:
+        places = {**places, entry.user: places.get(entry.user, 0) + gained}
+    return replace(
+        ledger,
+        runs={**ledger.runs, uid: entry},
+        places=places,
+        spent=ledger.spent + entry.cost - (old.cost if old else NOTHING),
+        promised=ledger.promised + entry.promised - (old.promised if old else NOTHING),
+    )
+
+
+def _summed_up(ledger: Ledger, uid: str, entry: Entry) -> Ledger:
+    total = ledger.users.get(entry.user, Total())
+    users = dict(ledger.users)
+    users[entry.user] = Total(
+        trainings=total.trainings + entry.has_place,
+        gpu_seconds=total.gpu_seconds + entry.gpu_seconds,
+        cost=total.cost + entry.cost,
+    )
+    return replace(
+        ledger,
+        runs={key: value for key, value in ledger.runs.items() if key != uid},
+        users=users,
+        speeds=_learned(ledger.speeds, entry),
+    )
+
+
+def _learned(speeds: Mapping[str, Speed], entry: Entry) -> Mapping[str, Speed]:
+    """Only what ended well is measured: a failed run's start-up says nothing of its steps."""
+    if entry.state is not RunState.COUNTED or not entry.steps or not entry.gpu_seconds:
+        return speeds
+    speed = speeds.get(entry.recipe, Speed())
+    return {
+        **speeds,
+        entry.recipe: Speed(
+            runs=speed.runs + 1,
+            steps=speed.steps + entry.steps,
+            gpu_seconds=speed.gpu_seconds + entry.gpu_seconds,
+        ),
+    }

@@ -1,0 +1,165 @@
+"""Whether a run may be admitted at all, by what its namespace and user have used.
+
+A module of its own because these are the refusals that a user reads, and each must say how much of
+what is left and when that changes. What one run alone shows to be wrong, the API server has refused
+before.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+
+from lora_api.policy import TrainingPolicySpec
+from lora_operator.policy.ledger import Ledger
+from lora_operator.policy.money import NOTHING, cost_of, highest_price, shown
+from lora_operator.policy.months import Month
+
+
+class RefusalReason(StrEnum):
+    """Why a run is refused for good."""
+
+    MONTHLY_LIMIT_REACHED = "MonthlyLimitReached"
+    BUDGET_EXHAUSTED = "BudgetExhausted"
+    ESTIMATE_ABOVE_BUDGET = "EstimateAboveBudget"
+    QUOTA_TOO_SMALL = "QuotaTooSmall"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A refusal, with the sentence for the user."""
+
+    reason: RefusalReason
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A run that asks to be admitted."""
+
+    user: str
+    recipe: str
+    gpus: int
+    steps: int | None
+    """Optimiser steps; None where epochs leave them open."""
+
+
+def estimated_cost(run: Request, policy: TrainingPolicySpec, ledger: Ledger) -> Decimal | None:
+    """What the run is expected to cost: steps times the measured speed of its recipe.
+
+    The highest price of the policy is reckoned with, because there is no node yet.
+
+    Returns:
+        None where nothing was measured, or the number of steps is open.
+    """
+    if not run.gpus:
+        return NOTHING
+    speed = ledger.speeds.get(run.recipe)
+    seconds = speed.gpu_seconds_for(run.steps) if speed and run.steps is not None else None
+    return None if seconds is None else cost_of(seconds, highest_price(policy.prices))
+
+
+def refusal(run: Request, policy: TrainingPolicySpec, ledger: Ledger) -> Refusal | None:
+    """Why the run is refused, or None where it is admitted.
+
+    Args:
+        run: What asks.
+        policy: Of its namespace.
+        ledger: Of the month in which the run was created. The run itself is not in it.
+    """
+    return (
+        _monthly_limit(run, policy, ledger)
+        or _quota(run, policy)
+        or spent_budget(policy, ledger)
+        or _estimate(run, policy, ledger)
+    )
+
+
+def spent_budget(policy: TrainingPolicySpec, ledger: Ledger) -> Refusal | None:
+    """Whether the month's money is gone; asked again before a waiting run is let go."""
+    if policy.monthly_budget is None:
+        return None
+    budget = Decimal(policy.monthly_budget.amount)
+    if ledger.spent < budget:
+        return None
+    return Refusal(
+        reason=RefusalReason.BUDGET_EXHAUSTED,
+        message=(
+            f"The namespace's monthly budget of {shown(budget, policy.currency)} is spent "
+            f"({shown(ledger.spent, policy.currency)} so far). {_resets(ledger.month)}"
+        ),
+    )
+
+
+def _monthly_limit(run: Request, policy: TrainingPolicySpec, ledger: Ledger) -> Refusal | None:
+    limit = policy.monthly_trainings_per_user
+    if limit is None or ledger.places.get(run.user, 0) < limit:
+        return None
+    return Refusal(
+        reason=RefusalReason.MONTHLY_LIMIT_REACHED,
+        message=(
+            f"You've reached your monthly limit of {limit} LoRAs. "
+            "Limit resets on the first of each month."
+        ),
+    )
+
+
+def _quota(run: Request, policy: TrainingPolicySpec) -> Refusal | None:
+    """A run that can never start must not wait for ever."""
+    limits = (
+        (policy.max_concurrent_gpus, run.gpus, "GPUs at once", "maxConcurrentGPUs"),
+        (
+            policy.max_concurrent_gpus_per_user,
+            run.gpus,
+            "GPUs at once per user",
+            "maxConcurrentGPUsPerUser",
+        ),
+        (policy.max_concurrent_trainings, 1, "trainings at once", "maxConcurrentTrainings"),
+        (
+            policy.max_concurrent_trainings_per_user,
+            1,
+            "trainings at once per user",
+            "maxConcurrentTrainingsPerUser",
+        ),
+    )
+    for limit, needed, what, field in limits:
+        if limit is not None and needed > limit:
+            return Refusal(
+                reason=RefusalReason.QUOTA_TOO_SMALL,
+                message=(
+                    f"The run needs {needed} and the namespace's policy allows {limit} {what} "
+                    f"({field}), so it could never start. Create it again with less, or ask for "
+                    "the policy to be raised."
+                ),
+            )
+    return None
+
+
+def _estimate(run: Request, policy: TrainingPolicySpec, ledger: Ledger) -> Refusal | None:
+    estimate = estimated_cost(run, policy, ledger)
+    if policy.monthly_budget is None or not estimate:
+        return None
+    budget = Decimal(policy.monthly_budget.amount)
+    left = budget - ledger.spent - ledger.promised
+    if estimate <= left:
+        return None
+    currency = policy.currency
+    return Refusal(
+        reason=RefusalReason.ESTIMATE_ABOVE_BUDGET,
+        message=(
+            f"The run is estimated to cost {shown(estimate, currency)} ({run.steps} steps on "
+            f"{run.gpus} GPU(s), at the measured speed of {run.recipe}), and "
+            f"{shown(max(NOTHING, left), currency)} of the monthly budget of "
+            f"{shown(budget, currency)} are left: {shown(ledger.spent, currency)} are spent, "
+            f"{shown(ledger.promised, currency)} are promised to runs under way. Create it again "
+            f"with fewer steps. {_resets(ledger.month)}"
+        ),
+    )
+
+
+def _resets(month: Month) -> str:
+    return f"The budget begins anew at {_instant(month.reset)}."
+
+
+def _instant(when: datetime) -> str:
+    return when.strftime("%Y-%m-%d %H:%M UTC")

@@ -1,0 +1,85 @@
+"""Which running runs make room for one of a higher priority, where the policy asks for that.
+
+A module of its own because it is the only decision that takes something away: those chosen are
+suspended at a checkpoint, keep their place in the month, and wait like others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lora_api.policy import Preemption, TrainingPolicySpec
+from lora_operator.policy.queue import Fit, Held, Waiting, Working
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preempted:
+    """Runs to suspend, and the run that takes their place."""
+
+    victims: tuple[Working, ...]
+    beneficiary: Waiting
+
+
+def preempt(
+    queue: Sequence[Waiting], working: Sequence[Working], policy: TrainingPolicySpec
+) -> Preempted | None:
+    """The runs to suspend, or None.
+
+    The lowest priority goes first and, among equals, who started last, as that loses least. Only
+    the class counts and not age: a run that has waited long must not suspend one that will then
+    have waited longer. Nobody is suspended unless that makes room enough.
+
+    Args:
+        queue: Waiting runs in their order; the first one of the highest class is considered.
+        working: Runs at work.
+        policy: Of the namespace.
+    """
+    if policy.queue.preemption is not Preemption.LOWER_PRIORITY or not queue:
+        return None
+    head = max(queue, key=lambda run: run.priority)
+    below = sorted(
+        (run for run in working if run.priority < head.priority),
+        key=lambda run: (run.priority, -run.started_at.timestamp(), run.uid),
+    )
+    chosen: list[Working] = []
+    for victim in below:
+        fit = _held(working, chosen).fit(head.user, head.gpus, policy)
+        if fit is Fit.FITS:
+            break
+        if _helps(victim, head, fit):
+            chosen.append(victim)
+    if not chosen or _held(working, chosen).fit(head.user, head.gpus, policy) is not Fit.FITS:
+        return None
+    return Preempted(victims=_needed(chosen, head, working, policy), beneficiary=head)
+
+
+def _helps(victim: Working, head: Waiting, fit: Fit) -> bool:
+    match fit:
+        case Fit.NO_SLOT:
+            return True
+        case Fit.NO_GPUS:
+            return victim.gpus > 0
+        case Fit.OWN_TRAININGS:
+            return victim.user == head.user
+        case Fit.OWN_GPUS:
+            return victim.user == head.user and victim.gpus > 0
+        case Fit.FITS:
+            return False
+
+
+def _needed(
+    chosen: list[Working], head: Waiting, working: Sequence[Working], policy: TrainingPolicySpec
+) -> tuple[Working, ...]:
+    """Those without whom there is no room: a large one chosen last may spare the small ones."""
+    needed = list(chosen)
+    for victim in chosen:
+        others = [run for run in needed if run is not victim]
+        if _held(working, others).fit(head.user, head.gpus, policy) is Fit.FITS:
+            needed = others
+    return tuple(needed)
+
+
+def _held(working: Sequence[Working], without: Sequence[Working]) -> Held:
+    gone = {run.uid for run in without}
+    return Held(run for run in working if run.uid not in gone)

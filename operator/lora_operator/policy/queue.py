@@ -1,0 +1,205 @@
+"""Which waiting runs start next: the order of the queue, and who fits now.
+
+A module of its own because fairness is decided here and nowhere else, so its two promises can be
+read off and tested: nobody is starved, and a small run passes a big one only within a bound.
+
+A run's level is its priority plus one for each `agingSeconds` of waiting. The highest level goes
+first; within a level the user with the fewest GPUs at work, then age. So a run of priority p is
+never passed by one that was created more than (MAX_PRIORITY + 1 - p) * agingSeconds after it,
+unless that one starts on GPUs that the first can't use (backfill), which ends once the first has
+waited for backfillSeconds, or the first is held back by a limit of its own user.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum, auto
+from itertools import groupby
+
+from lora_api.policy import TrainingPolicySpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """A run in the queue."""
+
+    uid: str
+    name: str
+    user: str
+    gpus: int
+    created_at: datetime
+    priority: int = 0
+    seconds: float | None = None
+    """How long it is expected to run; None where that is unknown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Working:
+    """A run that was let go, and holds GPUs or is about to."""
+
+    uid: str
+    name: str
+    user: str
+    gpus: int
+    started_at: datetime
+    priority: int = 0
+    ends_at: datetime | None = None
+    """When it is expected to end; None where that is unknown."""
+
+
+class Fit(Enum):
+    """What a run in the queue lacks."""
+
+    FITS = auto()
+    NO_SLOT = auto()
+    """The namespace runs as many trainings as it may."""
+    NO_GPUS = auto()
+    """The namespace's GPUs are in use."""
+    OWN_TRAININGS = auto()
+    """Its user runs as many trainings as one may."""
+    OWN_GPUS = auto()
+    """Its user holds as many GPUs as one may."""
+
+
+class Held:
+    """GPUs and places that are taken, in all and by user; changed as runs are let go."""
+
+    def __init__(self, working: Iterable[Working]) -> None:
+        self.gpus = 0
+        self.runs = 0
+        self._gpus_of: dict[str, int] = {}
+        self._runs_of: dict[str, int] = {}
+        for run in working:
+            self.take(run.user, run.gpus)
+
+    def take(self, user: str, gpus: int) -> None:
+        """Note that a run is let go."""
+        self.gpus += gpus
+        self.runs += 1
+        self._gpus_of[user] = self._gpus_of.get(user, 0) + gpus
+        self._runs_of[user] = self._runs_of.get(user, 0) + 1
+
+    def gpus_of(self, user: str) -> int:
+        """GPUs that a user's runs hold."""
+        return self._gpus_of.get(user, 0)
+
+    def runs_of(self, user: str) -> int:
+        """Runs of a user at work."""
+        return self._runs_of.get(user, 0)
+
+    def fit(self, user: str, gpus: int, policy: TrainingPolicySpec) -> Fit:
+        """What a run of this user with so many GPUs lacks just now."""
+        if _is_above(self.runs + 1, policy.max_concurrent_trainings):
+            return Fit.NO_SLOT
+        if _is_above(self.runs_of(user) + 1, policy.max_concurrent_trainings_per_user):
+            return Fit.OWN_TRAININGS
+        if gpus and _is_above(self.gpus_of(user) + gpus, policy.max_concurrent_gpus_per_user):
+            return Fit.OWN_GPUS
+        if gpus and _is_above(self.gpus + gpus, policy.max_concurrent_gpus):
+            return Fit.NO_GPUS
+        return Fit.FITS
+
+
+def in_order(
+    waiting: Iterable[Waiting], held: Held, policy: TrainingPolicySpec, now: datetime
+) -> Iterator[Waiting]:
+    """The queue from its head; who is let go meanwhile is to be noted in `held`.
+
+    Args:
+        waiting: All runs in the queue.
+        held: What is taken; the next run within a level follows from it as it is then.
+        policy: Of the namespace.
+        now: The present.
+    """
+    aging = policy.queue.aging_seconds
+
+    def level(run: Waiting) -> int:
+        return run.priority + int(_age(run, now) // aging)
+
+    for _, group in groupby(sorted(waiting, key=level, reverse=True), key=level):
+        heap = [_place(run, held) for run in group]
+        heapq.heapify(heap)
+        while heap:
+            place = heapq.heappop(heap)
+            run = place[-1]
+            if place[0] != held.gpus_of(run.user):
+                # Its user was given GPUs since: it goes back to where it now belongs.
+                heapq.heappush(heap, _place(run, held))
+                continue
+            yield run
+
+
+def standings(
+    waiting: Sequence[Waiting],
+    working: Iterable[Working],
+    policy: TrainingPolicySpec,
+    now: datetime,
+) -> tuple[Waiting, ...]:
+    """The queue as a list, as if each run in turn were let go: who is told which place."""
+    held = Held(working)
+    order = []
+    for run in in_order(waiting, held, policy, now):
+        held.take(run.user, run.gpus)
+        order.append(run)
+    return tuple(order)
+
+
+def startable(
+    waiting: Sequence[Waiting],
+    working: Iterable[Working],
+    policy: TrainingPolicySpec,
+    now: datetime,
+) -> tuple[Waiting, ...]:
+    """The runs that start now, in this order.
+
+    Once a run that needs more GPUs than are free has waited for `backfillSeconds`, GPUs are kept
+    for it. The same holds among the runs of one user where that user's own limit is in the way.
+    """
+    held = Held(working)
+    if _has_no_room(held, waiting, policy):
+        return ()
+    backfill = policy.queue.backfill_seconds
+    started: list[Waiting] = []
+    gpus_kept = False
+    kept_of_users: set[str] = set()
+    for run in in_order(waiting, held, policy, now):
+        if run.gpus and (gpus_kept or run.user in kept_of_users):
+            continue
+        is_patient = _age(run, now) < backfill
+        match held.fit(run.user, run.gpus, policy):
+            case Fit.FITS:
+                held.take(run.user, run.gpus)
+                started.append(run)
+            case Fit.NO_SLOT:
+                break
+            case Fit.NO_GPUS if not is_patient:
+                gpus_kept = True
+            case Fit.OWN_GPUS if not is_patient:
+                kept_of_users.add(run.user)
+            case _:
+                continue
+    return tuple(started)
+
+
+def _place(run: Waiting, held: Held) -> tuple[int, datetime, str, Waiting]:
+    return (held.gpus_of(run.user), run.created_at, run.uid, run)
+
+
+def _age(run: Waiting, now: datetime) -> float:
+    """Seconds of waiting; a clock that was set back makes nobody younger than new."""
+    return max(0.0, (now - run.created_at).total_seconds())
+
+
+def _is_above(needed: int, limit: int | None) -> bool:
+    return limit is not None and needed > limit
+
+
+def _has_no_room(held: Held, waiting: Sequence[Waiting], policy: TrainingPolicySpec) -> bool:
+    """Whether nothing can start, found without putting the queue in order."""
+    if not waiting or _is_above(held.runs + 1, policy.max_concurrent_trainings):
+        return True
+    limit = policy.max_concurrent_gpus
+    return limit is not None and held.gpus >= limit and all(run.gpus for run in waiting)
