@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from tests.trainer.jobs import AJob
 
 from lora_api.exit_codes import ExitCode
 from lora_api.reasons import Reason
+from lora_trainer.entries import read_entry, write_entry
+from lora_trainer.recipes import Batch
 from lora_trainer.recipes.sd15 import StableDiffusion15
 
 NAN = float("nan")
@@ -23,9 +24,11 @@ def _with_losses_times(
     honest = StableDiffusion15.losses
     calls = 0
 
-    def losses(self: StableDiffusion15, denoiser: torch.nn.Module, **rest: object) -> torch.Tensor:
+    def losses(
+        self: StableDiffusion15, denoiser: torch.nn.Module, batch: Batch, **rest: object
+    ) -> torch.Tensor:
         nonlocal calls
-        found: torch.Tensor = honest(self, denoiser, **rest)  # type: ignore[arg-type]
+        found = honest(self, denoiser, batch, **rest)  # type: ignore[arg-type]
         if not denoiser.training:
             return found * factor if scoring else found
         calls += 1
@@ -104,10 +107,9 @@ def test_a_picture_whose_latents_are_nan_is_named(job: AJob) -> None:
     small = job.with_steps(2)
     assert small.run()[0] == ExitCode.OK
     for path in small.workspace.glob("cache/latents/*"):
-        tensors = load_file(path)
-        save_file(
-            {name: torch.full_like(tensor, torch.nan) for name, tensor in tensors.items()}, path
-        )
+        tensors = read_entry(path)
+        assert tensors is not None
+        write_entry(path, {name: torch.full_like(one, torch.nan) for name, one in tensors.items()})
     code, result = small.with_steps(9).run()
     assert (code, result.reason) == (ExitCode.DIVERGED, Reason.TRAINING_DIVERGED)
     assert "picture-0" in result.message
