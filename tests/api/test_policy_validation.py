@@ -1,0 +1,110 @@
+"""What a real API server says to good and mistaken policies."""
+
+from typing import Any
+
+import pytest
+from tests.api.guarded import Guarded, Object, Person, refusal
+
+from lora_api import API_VERSION
+from lora_api.policy import POLICY_KIND, POLICY_PLURAL
+from lora_api.policy_ledger import LEDGER_KIND, LEDGER_PLURAL
+
+pytestmark = pytest.mark.api
+
+FULL: dict[str, Any] = {
+    "maxConcurrentGPUs": 8,
+    "maxConcurrentGPUsPerUser": 4,
+    "maxConcurrentTrainings": 20,
+    "maxConcurrentTrainingsPerUser": 2,
+    "monthlyTrainingsPerUser": 5,
+    "monthlyBudget": {"amount": 500, "alertPercent": 75},
+    "maxCostPerTraining": "2",
+    "prices": {
+        "perGpuHour": "1.10",
+        "byNodeLabel": [
+            {"key": "nvidia.com/gpu.product", "value": "NVIDIA-H100", "perGpuHour": "2.5"}
+        ],
+    },
+    "caps": {"gpus": 4, "workspaceSize": "100Gi"},
+    "allowedRecipes": ["sd15"],
+    "allowedOutputPrefixes": ["s3://models/{user}/"],
+    "allowedImages": ["reg.example:5000/team/"],
+    "priorityClasses": [{"name": "low", "value": 0}],
+    "requiredLabels": ["example.com/team"],
+    "defaults": {
+        "priorityClassName": "low",
+        "nodeSelector": [{"key": "pool", "value": "gpu"}],
+        "tolerations": [{"key": "nvidia.com/gpu"}],
+    },
+    "queue": {"preemption": "LowerPriority"},
+    "gpu": {"resourceName": "nvidia.com/mig-3g.40gb"},
+}
+
+REFUSED = [
+    ("fewer than no GPUs", {"maxConcurrentGPUs": -1}, "maxConcurrentGPUs"),
+    ("an amount that no decimal holds", {"monthlyBudget": {"amount": 12.5}}, "amount"),
+    ("a negative amount", {"monthlyBudget": {"amount": "-1"}}, "amount"),
+    ("a currency in words", {"currency": "euros"}, "currency"),
+    ("small letters for a currency", {"currency": "usd"}, "three capitals such as USD"),
+    ("a prefix without its slash", {"allowedOutputPrefixes": ["s3://models/a"]}, "ending in '/'"),
+    ("a user in the bucket", {"allowedOutputPrefixes": ["s3://{user}/"]}, "{user} may stand for"),
+    ("a part of a part", {"allowedOutputPrefixes": ["s3://models/x-{user}/"]}, "{user} may stand"),
+    ("a step up", {"allowedDatasetPrefixes": ["s3://models/../"]}, "must be s3://"),
+    ("an image with a star", {"allowedImages": ["reg.example/*"]}, "any image below"),
+    ("a label with a space", {"requiredLabels": ["my team"]}, "must be a label's key"),
+    ("too many labels", {"requiredLabels": [f"l{n}" for n in range(17)]}, "requiredLabels"),
+    ("a weight of a million", {"priorityClasses": [{"name": "x", "value": 10**6}]}, "value"),
+    (
+        "a default that is not allowed",
+        {"priorityClasses": [], "defaults": {"priorityClassName": "x"}},
+        "defaults.priorityClassName must be one of priorityClasses",
+    ),
+    ("an unknown effect", {"defaults": {"tolerations": [{"key": "a", "effect": "Go"}]}}, "NoExec"),
+    ("a resource without a vendor", {"gpu": {"resourceName": "gpu"}}, "nvidia.com/gpu"),
+]
+
+
+@pytest.fixture(scope="module")
+def admin(guarded: Guarded) -> Person:
+    """Whoever writes policies."""
+    return guarded.acting_as(None)
+
+
+def a_policy(spec: Object) -> Object:
+    metadata = {"name": "default", "namespace": "default"}
+    return {"apiVersion": API_VERSION, "kind": POLICY_KIND, "metadata": metadata, "spec": spec}
+
+
+@pytest.mark.parametrize("spec", [FULL, {}], ids=["every field", "no field"])
+def test_a_good_policy_is_taken(admin: Person, spec: Object) -> None:
+    assert admin.create(POLICY_PLURAL, a_policy(spec), strict=True)
+
+
+def test_what_a_policy_does_not_say_is_filled_in(admin: Person) -> None:
+    spec = admin.create(POLICY_PLURAL, a_policy({"monthlyBudget": {"amount": "9.50"}}))["spec"]
+    assert spec["monthlyBudget"] == {"amount": "9.50", "alertPercent": 75}
+    assert spec["currency"] == "USD"
+    assert spec["queue"] == {
+        "agingSeconds": 600,
+        "backfillSeconds": 1800,
+        "preemption": "Never",
+    }
+
+
+@pytest.mark.parametrize(("sentence", "spec", "told"), REFUSED, ids=[row[0] for row in REFUSED])
+def test_a_mistaken_policy_is_refused_with_the_field(
+    admin: Person, sentence: str, spec: Object, told: str
+) -> None:
+    status, message = refusal(lambda: admin.create(POLICY_PLURAL, a_policy(spec)))
+    assert (status, told in message) == (422, True), (sentence, message)
+
+
+def test_a_ledger_stays_that_of_its_month(admin: Person) -> None:
+    metadata = {"name": "m2026-11", "namespace": "default"}
+    ledger = {"apiVersion": API_VERSION, "kind": LEDGER_KIND, "metadata": metadata}
+    admin.create(LEDGER_PLURAL, {**ledger, "spec": {"month": "2026-11"}}, dry_run=False)
+    status, message = refusal(
+        lambda: admin.patch(LEDGER_PLURAL, "default", "m2026-11", {"spec": {"month": "2026-12"}})
+    )
+    assert (status, "month is immutable" in message) == (422, True)
+    admin.delete(LEDGER_PLURAL, "default", "m2026-11")
