@@ -40,11 +40,17 @@ class Progress(LenientDocument):
     stage_percent: Annotated[float, Field(ge=0, le=100)] = 0.0
     """How much of the stage is done."""
 
+    percent: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """How much of the whole run is done, by the usual shares of its stages."""
+
     step: Annotated[int, Field(ge=0, le=100_000_000)] = 0
     """Optimiser steps done."""
 
     total_steps: Annotated[int, Field(ge=0, le=100_000_000)] = 0
     """Optimiser steps in all."""
+
+    epoch: Annotated[int, Field(ge=0, le=100_000_000)] | None = None
+    """Pass over the training pictures that the last step belongs to, from 1."""
 
     loss: Loss | None = None
     """Training loss, smoothed over about 20 steps."""
@@ -55,12 +61,18 @@ class Progress(LenientDocument):
     steps_per_second: (
         Annotated[float, Field(ge=0, le=MAX_STEPS_PER_SECOND, allow_inf_nan=False)] | None
     ) = None
-    """Speed in the steady state."""
+    """Speed in the steady state: warm-up, compiling, drawing and checkpoints don't count."""
 
     eta_seconds: Annotated[float, Field(ge=0, le=MAX_ETA_SECONDS, allow_inf_nan=False)] | None = (
         None
     )
     """Seconds until the last step, at that speed."""
+
+    gpu_peak_bytes: Annotated[int, Field(ge=0, le=2**53 - 1)] | None = None
+    """Most GPU memory that the process has held so far; absent on a CPU."""
+
+    gpu_utilization_percent: Annotated[int, Field(ge=0, le=100)] | None = None
+    """Share of the last second in which the GPU was busy; absent on a CPU."""
 
     updated_at: AwareDatetime
     """When this was true (UTC)."""

@@ -94,8 +94,43 @@ def test_no_pace_makes_a_state_that_can_not_be_said(name: str) -> None:
 def test_the_line_for_logs_leaves_out_what_is_not_known() -> None:
     board = ProgressBoard()
     board.enter(Stage.FETCH)
-    assert progress_line(board.snapshot()) == "progress stage=Fetch percent=0"
+    assert progress_line(board.snapshot()) == "progress stage=Fetch stage_percent=0 percent=0"
     assert "step=3 total_steps=10 loss=0.5" in progress_line(_training_board().snapshot())
+
+
+def test_steps_that_compile_do_not_slow_the_time_that_is_left() -> None:
+    clock = StepClock()
+    for seconds in (20.0, 0.5, 0.5, 30.0, 0.5, 0.5):
+        clock.add(seconds)
+    assert clock.steps_per_second == pytest.approx(2.0)
+
+
+def test_the_epoch_is_the_pass_that_the_last_step_belongs_to() -> None:
+    board = _training_board()
+    assert board.snapshot().epoch is None
+    board.divide(1.5)
+    epochs = []
+    for step in (1, 2, 3, 4, 10):
+        board.stepped(step, loss=0.5, learning_rate=1e-4, seconds=0.5)
+        epochs.append(board.snapshot().epoch)
+    assert epochs == [1, 1, 2, 3, 7]
+
+
+def test_the_whole_run_only_moves_forward_and_ends_at_a_hundred() -> None:
+    board = ProgressBoard()
+    seen = []
+    for stage in Stage:
+        board.enter(stage)
+        seen.append(board.snapshot().percent)
+        board.advance(1, 2)
+        seen.append(board.snapshot().percent)
+    assert seen == sorted(seen)
+    assert (seen[0], seen[-1]) == (0.0, 100.0)
+
+
+def test_a_machine_without_a_gpu_says_nothing_of_one() -> None:
+    state = _training_board().snapshot()
+    assert (state.gpu_peak_bytes, state.gpu_utilization_percent) == (None, None)
 
 
 def _get(port: int, path: str) -> tuple[int, bytes]:

@@ -5,6 +5,7 @@ of them share.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lora_trainer.plan import Plan
@@ -31,6 +32,9 @@ class Context:
 
     started: float
     """time.time() at which the process started."""
+
+    keep_safe: Callable[[], None] = lambda: None
+    """Told that something in the workspace is worth a copy elsewhere."""
 
     def seconds_since_start(self) -> float:
         """Wall-clock seconds since the process started."""

@@ -51,16 +51,20 @@ def progress_line(progress: Progress) -> str:
     """One line of key=value, without what is not known."""
     fields: dict[str, object] = {
         "stage": progress.stage.value,
-        "percent": round(progress.stage_percent, 1),
+        "stage_percent": round(progress.stage_percent, 1),
+        "percent": progress.percent,
     }
     if progress.stage is Stage.TRAIN:
         fields |= {
             "step": progress.step,
             "total_steps": progress.total_steps,
+            "epoch": progress.epoch,
             "loss": progress.loss,
             "learning_rate": progress.learning_rate,
             "steps_per_second": progress.steps_per_second,
             "eta_seconds": progress.eta_seconds,
+            "gpu_peak_bytes": progress.gpu_peak_bytes,
+            "gpu_utilization_percent": progress.gpu_utilization_percent,
         }
     known = {name: value for name, value in fields.items() if value is not None}
     return log.render("progress", known)
@@ -83,13 +87,14 @@ def _live(board: ProgressBoard) -> Iterator[None]:
         TaskProgressColumn(),
         TextColumn("{task.fields[detail]}"),
         TimeElapsedColumn(),
+        TextColumn("run {task.fields[percent]:.0f} %"),
         console=console,
         refresh_per_second=1 / _REFRESH_SECONDS,
     )
     ended = threading.Event()
 
     def work() -> None:
-        task = bars.add_task(Stage.PLAN.value, total=100.0, detail="")
+        task = bars.add_task(Stage.PLAN.value, total=100.0, detail="", percent=0.0)
         while True:
             over = ended.wait(_REFRESH_SECONDS)  # looked at first: the last state is shown too
             state = board.snapshot()
@@ -98,6 +103,7 @@ def _live(board: ProgressBoard) -> Iterator[None]:
                 completed=state.stage_percent,
                 description=state.stage.value,
                 detail=_detail(state),
+                percent=state.percent,
             )
             if over:
                 return
@@ -116,6 +122,8 @@ def _detail(progress: Progress) -> str:
     if progress.stage is not Stage.TRAIN or not progress.step:
         return ""
     parts = [f"step {progress.step}/{progress.total_steps}"]
+    if progress.epoch is not None:
+        parts.append(f"epoch {progress.epoch}")
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.4f}")
     if progress.steps_per_second is not None:
@@ -123,4 +131,6 @@ def _detail(progress: Progress) -> str:
     if progress.eta_seconds is not None:
         minutes, seconds = divmod(int(progress.eta_seconds), 60)
         parts.append(f"{minutes}m{seconds:02d}s left")
+    if progress.gpu_peak_bytes is not None:
+        parts.append(f"{progress.gpu_peak_bytes / 2**30:.1f} GiB")
     return ", ".join(parts)

@@ -30,7 +30,7 @@ _SHAPING = {
 }
 UNNAMED_RUN: str = JobDocument.model_fields["run_id"].default
 _MAX_DOCUMENT_BYTES = 1 << 20
-_DEFAULT_PROMPTS = ("{}", "a photo of {}", "{} in a park")
+_DEFAULT_PROMPTS = ("a portrait of {}", "{} in a park", "{} running")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,10 +101,10 @@ class Plan:
         """What is drawn: the job's prompts, else three from the trigger word or the captions."""
         if self.job.validation.prompts:
             return list(self.job.validation.prompts)
-        trigger = self.job.dataset.trigger_word
-        if trigger is not None:
-            return [template.format(trigger) for template in _DEFAULT_PROMPTS]
-        return list(dict.fromkeys(captions))[:3]
+        subject = self.job.dataset.trigger_word
+        own = [] if subject is not None else list(dict.fromkeys(captions))[:3]
+        made = [template.format(subject or captions[0]) for template in _DEFAULT_PROMPTS]
+        return own + made[len(own) :]
 
 
 def read_document(path: Path | None, environment: str | None) -> str:

@@ -5,6 +5,7 @@ numbers, not in the model's mode, and not by ending the run where there is no ro
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ class Previews:
         seed: Of every preview, so that they differ by the training alone.
         denoiser: The model with its adapter.
         brush: Makes what draws; asked for each time, so that nothing of it stays in memory.
+        finished: Gives the model the weights that would be saved now, while it is open.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Previews:
         seed: int,
         denoiser: torch.nn.Module,
         brush: Callable[[], Brush],
+        finished: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._folder = folder
         self._prompts = prompts
@@ -45,9 +48,12 @@ class Previews:
         self._seed = seed
         self._denoiser = denoiser
         self._brush = brush
+        self._finished = finished
 
     def began(self, step: int) -> None:
-        """Pictures of later steps will come out the same and are kept."""
+        """Draw what a kill came before; pictures of later steps come out the same and are kept."""
+        if step:
+            self.applied(step)
 
     def applied(self, step: int) -> None:
         """Draw, if it is time and an earlier attempt has not done so."""
@@ -77,7 +83,7 @@ class Previews:
         was_training = self._denoiser.training
         self._denoiser.eval()
         try:
-            with torch.random.fork_rng():
+            with torch.random.fork_rng(), self._finished():
                 draw_previews(self._brush(), planned)
         finally:
             self._denoiser.train(was_training)

@@ -9,20 +9,40 @@ import time
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
+from statistics import median
 
 from lora_api.progress import MAX_ETA_SECONDS, MAX_STEPS_PER_SECOND, Progress, Stage
 from lora_trainer.guard import is_loss
+from lora_trainer.meter import Meter
 
 Advance = Callable[[float, float], None]
 """Told what is done of a stage, and all there is to do."""
 
+# Shares of a usual run's time, by stage: what is said of the whole must move, not be exact.
+_SHARES = {
+    Stage.PLAN: 0.0,
+    Stage.FETCH: 4.0,
+    Stage.VALIDATE: 1.0,
+    Stage.LOAD: 3.0,
+    Stage.CACHE: 4.0,
+    Stage.TRAIN: 75.0,
+    Stage.SAVE: 1.0,
+    Stage.SAMPLE: 10.0,
+    Stage.PUBLISH: 2.0,
+    Stage.DONE: 0.0,
+}
+# A step that takes this many times the median compiles, or waits for something that passes.
+_OUTLIER = 5.0
 # Smoothing and speed look at about this many steps: short enough to follow, long enough to read.
 _LOSS_WINDOW_STEPS = 20
 _SPEED_WINDOW_STEPS = 50
 
 
 class StepClock:
-    """Steps per second in the steady state: the first step's warm-up and checkpoints don't count.
+    """Steps per second in the steady state.
+
+    The first step's warm-up does not count, nor do steps that are far slower than the others
+    because something is compiled for them.
 
     Args:
         window: Step durations remembered.
@@ -41,8 +61,12 @@ class StepClock:
     @property
     def steps_per_second(self) -> float | None:
         """Speed over the window; None before there is one."""
-        total = sum(self._durations)
-        return min(MAX_STEPS_PER_SECOND, len(self._durations) / total) if total > 0 else None
+        if not self._durations:
+            return None
+        limit = _OUTLIER * median(self._durations)
+        steady = [seconds for seconds in self._durations if seconds <= limit]
+        total = sum(steady)
+        return min(MAX_STEPS_PER_SECOND, len(steady) / total) if total > 0 else None
 
 
 class ProgressBoard:
@@ -59,6 +83,8 @@ class ProgressBoard:
         self._loss: float | None = None
         self._learning_rate: float | None = None
         self._clock = StepClock()
+        self._steps_per_epoch: float | None = None
+        self._meter = Meter()
         self._updated_at = datetime.now(UTC)
 
     def enter(self, stage: Stage) -> None:
@@ -81,6 +107,11 @@ class ProgressBoard:
             self._total_steps = total_steps
             self._step = done
             self._touch()
+
+    def divide(self, steps_per_epoch: float) -> None:
+        """Set how many optimiser steps see every training picture once; at least a part of one."""
+        with self._lock:
+            self._steps_per_epoch = steps_per_epoch
 
     def stepped(
         self, step: int, *, loss: float | None, learning_rate: float, seconds: float
@@ -131,6 +162,8 @@ class ProgressBoard:
             return Progress(
                 stage=self._stage,
                 stage_percent=round(self._stage_percent, 2),
+                percent=round(self._percent(), 1),
+                epoch=self._epoch(),
                 step=self._step,
                 total_steps=self._total_steps,
                 loss=self._loss,
@@ -139,8 +172,24 @@ class ProgressBoard:
                 eta_seconds=(
                     min(MAX_ETA_SECONDS, round(left / speed, 1)) if speed and training else None
                 ),
+                gpu_peak_bytes=self._meter.peak_bytes,
+                gpu_utilization_percent=self._meter.utilization_percent,
                 updated_at=self._updated_at,
             )
+
+    def _percent(self) -> float:
+        """How much of the whole run is done."""
+        if self._stage is Stage.DONE:
+            return 100.0
+        stages = list(_SHARES)
+        before = stages[: stages.index(self._stage)]
+        share = _SHARES[self._stage] * self._stage_percent / 100.0
+        return sum(_SHARES[stage] for stage in before) + share
+
+    def _epoch(self) -> int | None:
+        if not self._steps_per_epoch or not self._total_steps:
+            return None
+        return 1 + int(max(0, self._step - 1) / self._steps_per_epoch)
 
     def _close_stage(self) -> None:
         now = time.monotonic()

@@ -15,11 +15,12 @@ from lora_trainer.progress import Advance
 from lora_trainer.stopping import StopFlag
 from lora_trainer.storage import Storage
 
-MODEL, CONFIG, REPORT, SHEET = (
+MODEL, CONFIG, REPORT, SHEET, CURVE = (
     "model.safetensors",
     "config.json",
     "report.json",
     "contact-sheet.png",
+    "loss-curve.png",
 )
 # A right can be granted again, and hours of training wait for it. An S3 server that denies a write
 # and a folder that takes none are OutputNotWritable.

@@ -1,26 +1,37 @@
-"""What is written beside the weights: config.json, report.json, and the metadata inside the file.
+"""What is written beside the weights: config.json and report.json.
 
-A module of its own because all three say the same facts to different readers (programs that load
-the LoRA, people who judge it, tools that open the file) and must not drift apart.
+A module of its own because both say the same facts to different readers (programs that load the
+LoRA, people who judge it) and must not drift apart.
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from lora_api.status import ArtifactStatus, ValidationStatus
-from lora_trainer import __version__
-from lora_trainer.basemodel import BaseModel
+from pydantic import BaseModel
+
+from lora_api.status import ArtifactStatus
+from lora_trainer import __version__, basemodel
 from lora_trainer.dataset import Dataset
 from lora_trainer.disk import sha256_of_file
 from lora_trainer.plan import Plan
+from lora_trainer.quality import Quality
 from lora_trainer.recipes import RECIPES
-from lora_trainer.sample import Drawn
 
-_LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors", "pillow", "numpy")
+_LIBRARIES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "peft",
+    "accelerate",
+    "bitsandbytes",
+    "prodigyopt",
+    "safetensors",
+    "pillow",
+    "numpy",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +44,7 @@ class Facts:
     dataset: Dataset
     """What it was trained on."""
 
-    base: BaseModel
+    base: basemodel.BaseModel
     """What it adapts."""
 
     layers: list[str]
@@ -48,99 +59,68 @@ class Facts:
     device: str
     """What it ran on."""
 
+    prompts: list[str]
+    """What is drawn."""
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training pictures, the last one perhaps in part."""
+        optimization = self.plan.job.optimization
+        per_step = optimization.batch_size * optimization.gradient_accumulation_steps
+        images = len(self.dataset.training) * self.plan.job.dataset.repeats
+        return max(1, -(-self.total_steps * per_step // images))
+
 
 def settings_of(facts: Facts) -> dict[str, Any]:
     """The facts as config.json has them; the same run gives the same bytes."""
-    job = facts.plan.job
+    plan, job = facts.plan, facts.plan.job
     return {
-        "format": "kohya",
+        "format": RECIPES[job.recipe].file_format.value,
         "name": job.name,
         "runId": job.run_id,
         "recipe": job.recipe,
-        "baseModel": {"uri": job.base_model.uri, "digest": facts.base.digest},
+        "baseModel": {**_given(job.base_model), "digest": facts.base.digest},
         "dataset": {
-            "uri": job.dataset.uri,
+            **_given(job.dataset),
+            "minSidePixels": plan.min_side_pixels,
             "digest": facts.dataset.digest,
-            "triggerWord": job.dataset.trigger_word,
-            "captionDropout": job.dataset.caption_dropout,
             "trainingPictures": len(facts.dataset.training),
             "heldOutPictures": len(facts.dataset.held_out),
         },
         "network": {
-            "rank": facts.plan.rank,
-            "alpha": facts.plan.alpha,
-            "dropout": job.network.dropout,
-            "targetModules": list(facts.plan.target_modules),
+            **_given(job.network),
+            "rank": plan.rank,
+            "alpha": plan.alpha,
+            "targetModules": list(plan.target_modules),
             "layers": len(facts.layers),
         },
         "optimization": {
-            **job.optimization.model_dump(mode="json", by_alias=True, exclude={"epochs"}),
+            **_given(job.optimization),
             "steps": facts.total_steps,
-            "learningRate": facts.plan.learning_rate,
-            "resolution": facts.plan.resolution,
+            "learningRate": plan.learning_rate,
+            "resolution": plan.resolution,
             "precision": facts.precision,
+        },
+        "validation": {
+            **_given(job.validation),
+            "prompts": facts.prompts,
+            "guidanceScale": plan.guidance_scale,
         },
         "versions": versions(),
     }
 
 
-def file_metadata(facts: Facts) -> dict[str, str]:
-    """Metadata inside the safetensors file: ss_* as sd-scripts writes them, modelspec.* and ours.
-
-    No times: the same seed, data and machine give the same bytes.
-    """
-    job, optimization = facts.plan.job, facts.plan.job.optimization
-    recipe = RECIPES[job.recipe]
-    size = facts.plan.resolution
-    tags = {sample.caption: 1 for sample in facts.dataset.training}
-    values: dict[str, Any] = {
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": recipe.architecture,
-        "modelspec.implementation": "diffusers",
-        "modelspec.title": job.name,
-        "modelspec.resolution": f"{size}x{size}",
-        "modelspec.trigger_phrase": job.dataset.trigger_word or "",
-        "ss_output_name": job.name,
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": facts.plan.rank,
-        "ss_network_alpha": facts.plan.alpha,
-        "ss_network_dropout": job.network.dropout,
-        "ss_base_model_version": recipe.base_version,
-        "ss_sd_model_name": job.base_model.uri.rstrip("/").rsplit("/", 1)[-1],
-        "ss_v2": False,
-        "ss_learning_rate": facts.plan.learning_rate,
-        "ss_unet_lr": facts.plan.learning_rate,
-        "ss_lr_scheduler": optimization.lr_scheduler.value,
-        "ss_lr_warmup_steps": optimization.warmup_steps,
-        "ss_optimizer": "torch.optim.AdamW",
-        "ss_max_grad_norm": optimization.max_grad_norm,
-        "ss_seed": optimization.seed,
-        "ss_steps": facts.total_steps,
-        "ss_max_train_steps": facts.total_steps,
-        "ss_batch_size_per_device": optimization.batch_size,
-        "ss_total_batch_size": optimization.batch_size,
-        "ss_resolution": f"({size}, {size})",
-        "ss_mixed_precision": "no" if facts.precision == "fp32" else facts.precision,
-        "ss_num_train_images": len(facts.dataset.training),
-        "ss_caption_dropout_rate": job.dataset.caption_dropout,
-        "ss_tag_frequency": json.dumps({"dataset": tags}, sort_keys=True),
-        "lora_trainer.run_id": job.run_id,
-        "lora_trainer.recipe": job.recipe,
-        "lora_trainer.base_model_digest": facts.base.digest,
-        "lora_trainer.dataset_digest": facts.dataset.digest,
-        "lora_trainer.target_modules": json.dumps(list(facts.plan.target_modules)),
-        "lora_trainer.versions": json.dumps(versions(), sort_keys=True),
-    }
-    return {name: str(value) for name, value in values.items()}
+def _given(section: BaseModel) -> dict[str, Any]:
+    """A section of the job as it was given, defaults included."""
+    return section.model_dump(mode="json", by_alias=True)
 
 
 def make_report(
     facts: Facts,
     artifact: ArtifactStatus,
-    validation: ValidationStatus,
-    drawn: list[Drawn],
+    quality: Quality,
     *,
-    missing: list[str],
+    job_digest: str,
     loss: float | None,
     folder: Path,
 ) -> dict[str, Any]:
@@ -149,18 +129,29 @@ def make_report(
     Args:
         facts: The settings.
         artifact: The saved file.
-        validation: The held-out losses.
-        drawn: The samples.
-        missing: What could not be made, and why.
+        quality: What was drawn and measured of it.
+        job_digest: Digest of the job document; a restart knows its own report by it.
         loss: Smoothed training loss at the end.
         folder: The result folder, complete but for the report.
     """
     return {
         **settings_of(facts),
+        "jobDigest": job_digest,
         "device": facts.device,
         "artifact": artifact.model_dump(mode="json", by_alias=True),
         "trainingLoss": loss,
-        "validation": validation.model_dump(mode="json", by_alias=True),
+        "validation": {
+            **settings_of(facts)["validation"],
+            **quality.validation.model_dump(mode="json", by_alias=True),
+        },
+        "gate": {
+            "passed": quality.validation.passed,
+            "criteria": [one.to_json() for one in quality.judgements],
+        },
+        "similarity": {
+            "embedder": quality.embedder_digest,
+            "prompts": [one.to_json() for one in quality.similarities],
+        },
         "pictures": [
             {
                 "file": sample.picture.name,
@@ -168,12 +159,14 @@ def make_report(
                 "width": sample.picture.width,
                 "height": sample.picture.height,
                 "converted": sample.picture.converted,
+                "crop": asdict(sample.crop),
                 "caption": sample.caption,
                 "heldOut": sample in facts.dataset.held_out,
             }
             for sample in facts.dataset.samples
         ],
-        "warnings": [*facts.dataset.warnings, *missing],
+        "warnings": [*facts.dataset.warnings, *quality.missing],
+        "leftOut": quality.missing,
         "samples": [
             {
                 "prompt": pair.prompt,
@@ -181,7 +174,7 @@ def make_report(
                 "base": pair.base.relative_to(folder).as_posix(),
                 "lora": pair.lora.relative_to(folder).as_posix(),
             }
-            for pair in drawn
+            for pair in quality.drawn
         ],
         "files": digests_of(folder),
     }

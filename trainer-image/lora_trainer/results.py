@@ -1,42 +1,52 @@
-"""The stages after training: save, read back, draw, score, and the documents beside the weights.
+"""The stages after training: save, read back, draw, measure, and the documents beside the weights.
 
 A module of its own beside training.py because a restart may begin here: what it needs comes from
 files, never from the training that went before.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 
 import torch
+from PIL import Image
 from safetensors.torch import save
 
 from lora_api.progress import Stage
 from lora_api.status import ArtifactStatus, ValidationStatus
 from lora_trainer import log
+from lora_trainer.course import COURSE, Course
+from lora_trainer.curve import draw_curve
 from lora_trainer.disk import sha256_of_file, write_atomically, write_bytes, write_json
-from lora_trainer.errors import is_out_of_memory
+from lora_trainer.embedder import Embedder, EmbedderFiles
+from lora_trainer.errors import is_out_of_space
+from lora_trainer.events import write_events
+from lora_trainer.expected import Expected, check_size, expected_of
 from lora_trainer.kohya import with_metadata
 from lora_trainer.lora import RELOADED, activate, read_weights
-from lora_trainer.publish import CONFIG, MODEL, REPORT, SHEET
-from lora_trainer.report import file_metadata, make_report, settings_of
+from lora_trainer.modelspec import file_metadata
+from lora_trainer.publish import CONFIG, CURVE, MODEL, REPORT, SHEET
+from lora_trainer.quality import Quality, similarities_to
+from lora_trainer.recipes import RECIPES
+from lora_trainer.report import make_report, settings_of
 from lora_trainer.sample import Drawn, draw_samples, planned_samples
 from lora_trainer.score import held_out_score
-from lora_trainer.sheet import SheetText, make_sheet
+from lora_trainer.sheet import SheetText, make_sheet, training_picture
 from lora_trainer.training import Session, brush_of, load_denoiser
 from lora_trainer.verify import reload_and_compare
 
 
 def save_and_verify(session: Session) -> None:
-    """Write the LoRA, read it back, compare, and only then call it saved."""
+    """Write the LoRA, weigh it, read it back, compare, and only then call it saved."""
     context = session.context
     context.board.enter(Stage.SAVE)
     denoiser = _require(session)
-    weights = read_weights(denoiser)
-    tensors = session.recipe.to_file(weights, alpha=context.plan.alpha)
-    metadata = file_metadata(session.facts())
+    tensors = session.recipe.to_file(read_weights(denoiser), alpha=context.plan.alpha)
     context.workspace.clear_result()  # an earlier job's samples must not pass for this one's
     path = context.workspace.root / "unverified" / MODEL
-    write_bytes(path, with_metadata(save(tensors), metadata))
+    data = save(tensors)
+    weights = data[8 + int.from_bytes(data[:8], "little") :]
+    metadata = file_metadata(session.facts(), session.recipe.part, weights=weights)
+    write_bytes(path, with_metadata(data, metadata))
+    keys = check_size(path, _expected(session))
     reload_and_compare(
         session.recipe,
         denoiser,
@@ -47,7 +57,7 @@ def save_and_verify(session: Session) -> None:
     )
     write_json(context.workspace.result / CONFIG, settings_of(session.facts()))
     path.replace(context.workspace.result / MODEL)
-    log.info("saved and reloaded", keys=len(tensors), layers=len(session.layers))
+    log.info("saved and reloaded", keys=keys, layers=len(session.layers))
     context.workspace.mark(
         Stage.SAVE,
         {
@@ -56,61 +66,92 @@ def save_and_verify(session: Session) -> None:
             "digest": _artifact(session).digest,
         },
     )
+    context.keep_safe()
 
 
-def sample_and_score(session: Session) -> None:
-    """Draw base beside base + LoRA, measure both, and write sheet and report."""
+def sample_and_score(session: Session, embedder: EmbedderFiles | None) -> None:
+    """Draw base beside base + LoRA, measure both, judge, and write sheet, curve and report.
+
+    Args:
+        session: The run; its LoRA is saved.
+        embedder: Compares pictures, where the job names one.
+    """
     context = session.context
     context.board.enter(Stage.SAMPLE)
+    quality = _measured(session, embedder)
     folder = context.workspace.result
-    drawn = planned_samples(folder / "samples", session.prompts, context.plan.job.validation)
-    missing: list[str] = []
-    score = ValidationStatus(held_out_images=0)
-    with _or_without("samples and held-out loss", missing):
+    course = Course(context.workspace.course(session.inputs) / COURSE)
+    with quality.or_without("contact sheet"):
+        _write_sheet(session, quality)
+    with quality.or_without("loss curve"):
+        draw_curve(folder / CURVE, course.points(), title=context.plan.job.name)
+    if context.plan.job.output.tensorboard:
+        with quality.or_without("TensorBoard events"):
+            scores = _scalars(quality.validation)
+            write_events(folder / "tensorboard", course.points(), scores=scores)
+    with quality.or_without("pictures drawn on the way"):
+        context.workspace.take_previews(session.inputs)
+    _finish(session, quality)
+    context.keep_safe()
+
+
+def _measured(session: Session, embedder: EmbedderFiles | None) -> Quality:
+    """Everything that needs the models; whatever has no room is left out."""
+    validation = session.context.plan.job.validation
+    planned = planned_samples(
+        session.context.workspace.result / "samples", session.prompts, validation
+    )
+    quality = Quality(embedder_digest=embedder.digest if embedder else None)
+    with quality.or_without("samples and held-out loss"):
         denoiser = _saved_denoiser(session)
-        with _or_without("samples", missing):
-            _draw(session, denoiser, drawn)
-        with _or_without("held-out loss", missing):
-            score = _score(session, denoiser)
-    drawn = [pair for pair in drawn if pair.base.exists() and pair.lora.exists()]
+        with quality.or_without("samples"):
+            _draw(session, denoiser, planned)
+        with quality.or_without("held-out loss"):
+            quality.validation = _score(session, denoiser)
+    quality.keep_drawn(planned)
+    if embedder is not None:
+        with quality.or_without("similarity to the training pictures"):
+            quality.similarities = similarities_to(
+                [partial(_shown, session, index) for index in range(len(session.dataset.training))],
+                quality.drawn,
+                Embedder(embedder, session.device),
+                check=partial(session.context.stop.check, "comparing samples"),
+            )
+    quality.judge(planned, validation.gate, held_out_wanted=bool(session.dataset.held_out))
+    return quality
+
+
+def _finish(session: Session, quality: Quality) -> None:
+    """Write report and marker; on a full disk, in the room of what is not needed any more."""
+    try:
+        _write_report(session, quality)
+    except OSError as error:
+        if not is_out_of_space(error):
+            raise
+        session.context.workspace.make_room()
+        _write_report(session, quality)
+
+
+def _write_report(session: Session, quality: Quality) -> None:
+    context, folder = session.context, session.context.workspace.result
     artifact = _artifact(session)
-    _write_sheet(session, drawn, score)
     report = make_report(
         session.facts(),
         artifact,
-        score,
-        drawn,
-        missing=missing,
+        quality,
+        job_digest=context.workspace.key,
         loss=context.board.loss,
         folder=folder,
     )
     write_json(folder / REPORT, report)
     marker = {
         "artifact": artifact.model_dump(mode="json", by_alias=True),
-        "validation": score.model_dump(mode="json", by_alias=True),
-        "missing": missing,
+        "validation": quality.validation.model_dump(mode="json", by_alias=True),
+        "missing": quality.missing,
         "loss": context.board.loss,
         "steps": session.total_steps,
     }
     context.workspace.mark(Stage.SAMPLE, marker)
-
-
-@contextmanager
-def _or_without(what: str, missing: list[str]) -> Iterator[None]:
-    """Go on without `what` where the device has no room for it.
-
-    The LoRA is saved by then. Samples and scores help to judge it; they are not worth losing it.
-    """
-    try:
-        yield
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        log.warning("too little memory", left_out=what, why=error)
-        missing.append(
-            f"{what}: left out, the device has too little memory; lower optimization.resolution, "
-            "or use a GPU with more memory"
-        )
 
 
 def _saved_denoiser(session: Session) -> torch.nn.Module:
@@ -143,6 +184,12 @@ def _score(session: Session, denoiser: torch.nn.Module) -> ValidationStatus:
     )
 
 
+def _expected(session: Session) -> Expected:
+    """What the rank predicts of the file."""
+    modules = dict(session.recipe.skeleton().named_modules())
+    return expected_of((modules[name] for name in session.layers), rank=session.context.plan.rank)
+
+
 def _artifact(session: Session) -> ArtifactStatus:
     path = session.context.workspace.result / MODEL
     output = session.context.plan.job.output.uri.rstrip("/")
@@ -150,14 +197,29 @@ def _artifact(session: Session) -> ArtifactStatus:
         uri=f"{output}/{MODEL}",
         digest=f"sha256:{sha256_of_file(path)}",
         size_bytes=path.stat().st_size,
-        format="kohya",
+        format=RECIPES[session.context.plan.job.recipe].file_format.value,
         contact_sheet_uri=f"{output}/{SHEET}",
         report_uri=f"{output}/{REPORT}",
     )
 
 
-def _write_sheet(session: Session, drawn: list[Drawn], score: ValidationStatus) -> None:
-    job = session.context.plan.job
+def _scalars(found: ValidationStatus) -> dict[str, float]:
+    """The figures of the finished LoRA, as TensorBoard shows them."""
+    scalars = {
+        "validation/base_loss": found.base_loss,
+        "validation/lora_loss": found.lora_loss,
+        "validation/improvement_percent": found.improvement_percent,
+        "validation/alike": found.alike,
+    }
+    return {tag: float(value) for tag, value in scalars.items() if value is not None}
+
+
+def _shown(session: Session, index: int) -> Image.Image:
+    return training_picture(session.dataset.training[index])
+
+
+def _write_sheet(session: Session, quality: Quality) -> None:
+    job, score = session.context.plan.job, quality.validation
     parts = [
         job.recipe,
         f"rank {session.context.plan.rank}",
@@ -168,10 +230,12 @@ def _write_sheet(session: Session, drawn: list[Drawn], score: ValidationStatus) 
         parts.append(
             f"held-out loss {score.base_loss:.4f} (base) to {score.lora_loss:.4f} (base + LoRA)"
         )
+    if score.alike is not None:
+        parts.append(f"{score.alike} of {score.compared} prompts alike")
     sheet = make_sheet(
         SheetText(title=job.name, subtitle=", ".join(parts)),
-        [sample.picture.path for sample in session.dataset.training],
-        drawn,
+        session.dataset.training,
+        quality.drawn,
     )
     path = session.context.workspace.result / SHEET
     write_atomically(path, lambda temporary: sheet.save(temporary, format="PNG"))

@@ -19,6 +19,7 @@ from lora_trainer.checking import build_dataset
 from lora_trainer.context import Context
 from lora_trainer.dataset import Dataset
 from lora_trainer.disk import sha256_of_file
+from lora_trainer.embedder import EmbedderFiles, fetch_embedder
 from lora_trainer.environment import confine
 from lora_trainer.errors import StorageError
 from lora_trainer.fetch_base import fetch_base_model, open_base
@@ -114,6 +115,7 @@ def _make_result(context: Context) -> None:
     )
     log.info("base model", uri=plan.job.base_model.uri, digest=base.digest)
     context.stop.check("fetching the base model")
+    embedder = _fetch_embedder(context)
 
     # From here on torch is needed; the import has been running since the top of this function.
     from lora_trainer import results, training
@@ -127,7 +129,19 @@ def _make_result(context: Context) -> None:
     else:
         training.train(session)
         results.save_and_verify(session)
-    results.sample_and_score(session)
+    results.sample_and_score(session, embedder)
+
+
+def _fetch_embedder(context: Context) -> EmbedderFiles | None:
+    """The embedder that the job names, checked before anything is trained."""
+    uri = context.plan.job.validation.embedder_uri
+    if uri is None:
+        return None
+    storage = open_storage(uri, field="validation.embedderUri", stop=context.stop)
+    folder = context.workspace.embedder
+    embedder = fetch_embedder(storage, folder, advance=context.board.advance)
+    log.info("embedder", uri=uri, family=embedder.family, digest=embedder.digest)
+    return embedder
 
 
 def _read_dataset(context: Context) -> Dataset:
@@ -180,6 +194,9 @@ def _succeeded(context: Context) -> Result:
             f"; held-out loss {validation.base_loss:.4f} (base) to {validation.lora_loss:.4f}, "
             f"{abs(better):.1f} % {'better' if better >= 0 else 'worse'}"
         )
+    if validation.passed is not None:
+        message += "; the gate is passed" if validation.passed else "; the gate is not passed: "
+        message += "; ".join(validation.reasons)
     message = "; ".join([message, *facts.get("missing", [])])
     return Result(
         outcome=Outcome.SUCCEEDED,

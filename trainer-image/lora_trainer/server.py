@@ -142,10 +142,18 @@ class _BoardCollector:
             ("step", "Optimiser steps done.", progress.step),
             ("total_steps", "Optimiser steps in all.", progress.total_steps),
             ("stage_percent", "How much of the present stage is done.", progress.stage_percent),
+            ("percent", "How much of the whole run is done.", progress.percent),
+            ("epoch", "Pass over the training pictures, from 1.", progress.epoch),
             ("loss", "Training loss, smoothed over about 20 steps.", progress.loss),
             ("learning_rate", "Learning rate of the last step.", progress.learning_rate),
             ("steps_per_second", "Speed in the steady state.", progress.steps_per_second),
             ("eta_seconds", "Seconds until the last step.", progress.eta_seconds),
+            ("gpu_peak_bytes", "Most GPU memory held so far.", progress.gpu_peak_bytes),
+            (
+                "gpu_utilization_percent",
+                "Share of the last second in which the GPU was busy.",
+                progress.gpu_utilization_percent,
+            ),
         ]
         for name, text, value in gauges:
             if value is not None:

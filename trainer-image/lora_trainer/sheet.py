@@ -12,7 +12,8 @@ from typing import Protocol
 
 from PIL import Image, ImageDraw, ImageFont
 
-from lora_trainer.pixels import load_square
+from lora_trainer.dataset import Sample
+from lora_trainer.pixels import load_pixels
 from lora_trainer.sample import Drawn
 
 _TILE = 160
@@ -46,7 +47,7 @@ class SheetText:
     """Settings and figures, below it."""
 
 
-def make_sheet(text: SheetText, training: Sequence[Path], drawn: Sequence[Drawn]) -> Image.Image:
+def make_sheet(text: SheetText, training: Sequence[Sample], drawn: Sequence[Drawn]) -> Image.Image:
     """Compose the sheet.
 
     Args:
@@ -69,9 +70,9 @@ def make_sheet(text: SheetText, training: Sequence[Path], drawn: Sequence[Drawn]
     top = pen.header(text)
     more = f" (first {len(shown)} of {len(training)})" if len(training) > len(shown) else ""
     top = pen.heading(top, f"Training pictures{more}")
-    for index, path in enumerate(shown):
+    for index, sample in enumerate(shown):
         row, column = divmod(index, columns)
-        pen.tile(_square(path), column, top + row * (_TILE + _GAP))
+        pen.tile(_scaled(_middle(training_picture(sample))), column, top + row * (_TILE + _GAP))
     top += rows * (_TILE + _GAP) + 10
     for pairs in prompts:
         top = pen.prompt(top, pairs)
@@ -141,16 +142,21 @@ def _x(column: int) -> int:
     return _MARGIN + column * (_TILE + _GAP)
 
 
-def _square(path: Path) -> Image.Image:
-    """A training picture as it was cropped for training."""
-    with Image.open(path) as image:
-        side = min(image.size)
-    return _scaled(Image.fromarray(load_square(path, resolution=side)))
+def training_picture(sample: Sample) -> Image.Image:
+    """What is trained on of a picture, or of a clip's first frame."""
+    return Image.fromarray(load_pixels(sample)[0])
+
+
+def _middle(picture: Image.Image) -> Image.Image:
+    """The middle square of a picture of any shape."""
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    return picture.crop((left, top, left + side, top + side))
 
 
 def _shown(path: Path) -> Image.Image:
     with Image.open(path) as image:
-        return _scaled(image.convert("RGB"))
+        return _scaled(_middle(image.convert("RGB")))
 
 
 def _scaled(image: Image.Image) -> Image.Image:

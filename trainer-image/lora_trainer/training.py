@@ -4,6 +4,7 @@ A module of its own because importing it imports torch: run.py gets here only wh
 something to train or draw.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +86,7 @@ class Session:
             total_steps=self.total_steps,
             precision=self.precision.value,
             device=_device_name(self.device),
+            prompts=self.prompts,
         )
 
 
@@ -225,6 +227,7 @@ def _observers(session: Session, denoiser: torch.nn.Module) -> Observers:
             seed=validation.seed,
             denoiser=denoiser,
             brush=lambda: brush_of(session, denoiser),
+            finished=nullcontext,
         )
         members.append(previews)
     return Observers(members)

@@ -44,6 +44,11 @@ class Workspace:
         return self.root / "base"
 
     @property
+    def embedder(self) -> Path:
+        """The image embedder, where it had to be fetched."""
+        return self.root / "embedder"
+
+    @property
     def cache(self) -> Path:
         """Latents and text embeddings under content hashes; any job may reuse them."""
         return self.root / "cache"
@@ -91,6 +96,20 @@ class Workspace:
             self._marker(stage).unlink(missing_ok=True)
         shutil.rmtree(self.result, ignore_errors=True)
         self.result.mkdir(parents=True, exist_ok=True)
+
+    def take_previews(self, inputs: str) -> None:
+        """Put what was drawn while training among the samples.
+
+        Args:
+            inputs: As for `checkpoints`.
+        """
+        for folder in sorted(self.course(inputs).glob("step-*")):
+            shutil.copytree(folder, self.result / "samples" / folder.name, dirs_exist_ok=True)
+
+    def make_room(self) -> None:
+        """Drop what a saved LoRA does not need any more, so that its papers can be written."""
+        for name in ("checkpoints", "tmp"):
+            shutil.rmtree(self.root / name, ignore_errors=True)
 
     def forget(self) -> None:
         """Drop markers, checkpoints, course and result; what content hashes name stays."""
