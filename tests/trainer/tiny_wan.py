@@ -10,19 +10,20 @@ from tests.trainer import tiny_t5
 from transformers import UMT5Config, UMT5EncoderModel
 
 
-def make_wan(folder: Path, *, channels: int = 4, experts: bool = False) -> Path:
+def make_wan(folder: Path, *, channels: int = 4, heads: int = 2, experts: bool = False) -> Path:
     """Write the model in diffusers layout; the same bytes each time.
 
     Args:
         folder: Where to.
         channels: Of the latents.
+        heads: Attention heads of the transformer.
         experts: Whether there are two transformers, as in 2.2 A14B.
     """
     parts = ("transformer", "transformer_2") if experts else ("transformer",)
     for seed, part in enumerate(parts):
         torch.manual_seed(seed)
         WanTransformer3DModel(
-            num_attention_heads=2,
+            num_attention_heads=heads,
             attention_head_dim=12,
             in_channels=channels,
             out_channels=channels,

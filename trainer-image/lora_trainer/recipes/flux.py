@@ -38,6 +38,7 @@ from lora_trainer.recipes.clip import ClipText
 from lora_trainer.recipes.flow import flow_losses, sigmas_at
 from lora_trainer.recipes.keys import PEFT, lora_file
 from lora_trainer.recipes.loading import load_component, skeleton_of
+from lora_trainer.recipes.single_file import single_file_faults
 from lora_trainer.recipes.t5 import T5Text
 from lora_trainer.recipes.vae import KlEncoder, draw_latents, to_picture
 
@@ -78,6 +79,9 @@ def check(base: BaseModel) -> None:
                 f"the transformer expects {expected} {transformer.get(expected)}, {encoder} makes "
                 f"{base.configs[encoder].get(made)}"
             )
+    width = transformer.get("num_attention_heads", 24) * transformer.get("attention_head_dim", 128)
+    kinds = frozenset({"flux-dev"})
+    faults += single_file_faults(base, kinds=kinds, shapes={"img_in.weight": (width, channels)})
     refuse_faults("FLUX.1-dev", faults)
 
 

@@ -37,6 +37,7 @@ from lora_trainer.recipes.clip import ClipText
 from lora_trainer.recipes.ddpm import PREDICTIONS, NoisePrediction
 from lora_trainer.recipes.keys import KOHYA, lora_file, text_layer, unet_layer
 from lora_trainer.recipes.loading import load_component, skeleton_of
+from lora_trainer.recipes.single_file import single_file_faults
 from lora_trainer.recipes.vae import KlEncoder, draw_latents, to_picture
 
 
@@ -46,7 +47,9 @@ def check(base: BaseModel) -> None:
     Raises:
         TrainerError: BaseModelInvalid with all that differs.
     """
-    refuse_faults("Stable Diffusion 1.5", _config_faults(base.configs))
+    faults = _config_faults(base.configs)
+    faults += single_file_faults(base, kinds=frozenset({"v1"}))
+    refuse_faults("Stable Diffusion 1.5", faults)
 
 
 class StableDiffusion15:

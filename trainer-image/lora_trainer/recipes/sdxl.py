@@ -37,6 +37,7 @@ from lora_trainer.recipes.clip import ClipText
 from lora_trainer.recipes.ddpm import PREDICTIONS, NoisePrediction
 from lora_trainer.recipes.keys import KOHYA, lora_file, sdxl_unet_layer, text_layer
 from lora_trainer.recipes.loading import load_component, skeleton_of
+from lora_trainer.recipes.single_file import single_file_faults
 from lora_trainer.recipes.vae import KlEncoder, draw_latents, to_picture
 
 # sd-scripts' names of the two text encoders.
@@ -70,6 +71,7 @@ def check(base: BaseModel) -> None:
     prediction = base.configs["scheduler"].get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
         faults.append(f"its prediction_type is {prediction}")
+    faults += single_file_faults(base, kinds=frozenset({"xl_base"}))
     refuse_faults("Stable Diffusion XL", faults)
 
 

@@ -37,6 +37,7 @@ from lora_trainer.recipes.checking import refuse_faults
 from lora_trainer.recipes.flow import flow_losses, level_at, sigmas_at
 from lora_trainer.recipes.keys import PEFT, lora_file, wan_layer
 from lora_trainer.recipes.loading import load_component, skeleton_of
+from lora_trainer.recipes.single_file import single_file_faults
 from lora_trainer.recipes.t5 import T5Text
 from lora_trainer.recipes.vae import KlEncoder, to_picture
 
@@ -75,9 +76,14 @@ def check(base: BaseModel) -> None:
             faults.append(f"its two experts differ in {', '.join(differing)}")
         if not _boundary(base):
             faults.append("it has two experts, but model_index.json names no boundary_ratio")
+    inner = transformer.get("num_attention_heads", 40) * transformer.get("attention_head_dim", 128)
+    shapes = {"patch_embedding.weight": (inner, transformer.get("in_channels", 16))}
+    faults += single_file_faults(base, kinds=_SINGLE_FILES, shapes=shapes)
     refuse_faults("WAN text-to-video", faults)
 
 
+# Diffusers takes 2.2 5B for an I2V model; the shape of its first layer tells them apart.
+_SINGLE_FILES = frozenset({"wan-t2v-1.3B", "wan-t2v-14B", "wan-i2v-14B"})
 _SHAPE = ("num_layers", "num_attention_heads", "attention_head_dim", "ffn_dim", "in_channels")
 
 
