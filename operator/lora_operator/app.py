@@ -26,6 +26,7 @@ from lora_operator.kube.resources import TRAININGS, watched_paths
 from lora_operator.leader import Elector, LeaseTimes
 from lora_operator.logs import log
 from lora_operator.metrics import Metrics
+from lora_operator.orphans import OrphanSweeper
 from lora_operator.puller import ProgressPuller
 from lora_operator.reconcile import Reconciler
 from lora_operator.run_metrics import RunCollector
@@ -139,6 +140,9 @@ class App:
             count=settings.workers,
             metrics=metrics,
         )
+        self._orphans = OrphanSweeper(
+            client=client, metrics=metrics, namespaces=settings.namespaces
+        )
         self._is_synced = False
         self._is_leading = False
         self._web = WebServer(
@@ -194,6 +198,7 @@ class App:
         for worker in self._workers.start():
             self._supervise(worker)
         self._start(self._puller.run(), "puller")
+        self._start(self._orphans.run(), "orphans")
         if self._settings.leader_elect:
             await self._elector.hold()
         await asyncio.Event().wait()

@@ -68,6 +68,12 @@ class Metrics:
             ["resource"],
             registry=self.registry,
         )
+        self.orphans_removed = Counter(
+            "lora_operator_orphans_removed",
+            "Objects with our labels that belonged to no run and were deleted.",
+            ["resource"],
+            registry=self.registry,
+        )
         self.progress_pulls = Counter(
             "lora_operator_progress_pulls",
             "Progress requests to trainer pods.",
