@@ -18,7 +18,7 @@ from lora_trainer.clips import check_clip, clip_format
 from lora_trainer.dataset import Dataset, Sample, digest_of, split
 from lora_trainer.errors import TrainerError
 from lora_trainer.faults import FileFault
-from lora_trainer.fetch_dataset import FetchedDataset, stem_of
+from lora_trainer.fetch_dataset import FetchedDataset, is_caption, stem_of
 from lora_trainer.lookalikes import near_duplicates
 from lora_trainer.metadata import read_metadata
 from lora_trainer.pictures import Bounds, Picture, PictureError, check_picture
@@ -91,7 +91,11 @@ def build_dataset(
 
 
 def _words(fetched: FetchedDataset) -> tuple[dict[str, str], list[FileFault]]:
-    """What caption files and metadata say, by picture; of two nobody can say which is meant."""
+    """What caption files and metadata say, by picture; of two nobody can say which is meant.
+
+    A caption that can't be used is the empty text: its fault is known, and the picture must not
+    get another caption instead.
+    """
     given: dict[str, tuple[str, str]] = {}  # picture to caption and the file that has it
     faults: list[FileFault] = []
 
@@ -109,9 +113,13 @@ def _words(fetched: FetchedDataset) -> tuple[dict[str, str], list[FileFault]]:
             caption = read_caption(fetched.folder / name)
         except CaptionError as fault:
             faults.append(FileFault(name=name, text=str(fault), is_caption=True))
-            caption = ""  # the fault is known; the picture must not get another caption instead
+            caption = ""
         for picture in by_stem[stem_of(name)]:
             add(picture, caption, name)
+    too_long = [fault.name for fault in fetched.faults if is_caption(fault.name)]
+    for name in too_long:
+        for picture in by_stem[stem_of(name)]:
+            add(picture, "", name)
     for name in fetched.metadata:
         captions, wrong = read_metadata(fetched.folder / name, name=name)
         faults += wrong
