@@ -14,7 +14,7 @@ PACKAGES := -p lora_api -p lora_crd -p lora_cluster -p lora_demo -p lora_operato
 SOURCES := api operator trainer-image cluster demo examples benchmarks tests
 
 .PHONY: help setup generate lock lint test test-unit test-api test-trainer test-e2e \
-        cluster images install demo down clean bench bench-trainer bench-cluster
+        cluster images install demo down clean bench bench-trainer bench-cluster simulate-policy
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +81,10 @@ demo: $(STAMP) ## From nothing to a LoRA one can look at
 
 down: $(STAMP) ## Stop the local cluster and remove all it left
 	$(CLUSTER) down
+
+SEED ?= 1
+simulate-policy: $(STAMP) ## A month of 10,000 runs through the operator's own policy code (SEED=1)
+	$(BIN)/python -m benchmarks.policy_simulation.simulate --seed $(SEED)
 
 bench: $(STAMP) ## Operator latency and trainer start-up, as ratios to a floor
 	$(BIN)/python benchmarks/operator_latency/measure.py

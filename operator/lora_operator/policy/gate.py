@@ -1,0 +1,208 @@
+"""One namespace at its gate: who asks, who waits, who is at work, and what becomes of the ledger.
+
+A module of its own because limits, ledger and queue must move together, one step at a time: each
+function takes the namespace as it was and returns it as it is then, and whoever runs them does so
+for one namespace at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from lora_api.policy import TrainingPolicySpec
+from lora_api.policy_ledger import MAX_OPEN_RUNS, RunState
+from lora_operator.policy import ledger as ledgers
+from lora_operator.policy.ledger import FINAL, Ledger, Sighting
+from lora_operator.policy.limits import Refusal, Request, estimated_cost, refusal, spent_budget
+from lora_operator.policy.months import Month
+from lora_operator.policy.queue import Waiting, Working, startable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applicant:
+    """A run that asks to be admitted."""
+
+    uid: str
+    name: str
+    request: Request
+    created_at: datetime
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deferred:
+    """Neither admitted nor refused: it asks again, for the reason that the message gives."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Namespace:
+    """What is known of a namespace that has a policy."""
+
+    policy: TrainingPolicySpec
+    ledgers: Mapping[Month, Ledger] = field(default_factory=dict)
+    waiting: Mapping[str, Waiting] = field(default_factory=dict)
+    working: Mapping[str, Working] = field(default_factory=dict)
+
+    def ledger_of(self, created_at: datetime) -> Ledger:
+        """The ledger of a run that was created then; a new month knows the speeds of the last."""
+        month = Month.of(created_at)
+        known = self.ledgers.get(month)
+        if known is not None:
+            return known
+        latest = max(self.ledgers, default=None)
+        return (
+            Ledger(month=month)
+            if latest is None
+            else ledgers.next_month(self.ledgers[latest], month)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released:
+    """Who may start, and whose month has no money left."""
+
+    namespace: Namespace
+    started: tuple[Waiting, ...] = ()
+    refused: tuple[tuple[Waiting, Refusal], ...] = ()
+
+
+def ask(space: Namespace, run: Applicant) -> tuple[Namespace, Refusal | Deferred | None]:
+    """Admit a run to the queue, or say why not; who was admitted before is so still.
+
+    Returns:
+        The namespace, and the refusal if there is one.
+    """
+    ledger = space.ledger_of(run.created_at)
+    estimate = None
+    if run.uid not in ledger.runs:
+        verdict = refusal(run.request, space.policy, ledger)
+        if verdict is not None:
+            return space, verdict
+        if ledger.is_full:
+            return space, _deferral(ledger)
+        estimate = estimated_cost(run.request, space.policy, ledger)
+    if run.uid in space.waiting or run.uid in space.working:
+        return space, None
+    noted = ledgers.admit(ledger, run.uid, _sighting(run, RunState.WAITING), estimate)
+    entrant = Waiting(
+        uid=run.uid,
+        name=run.name,
+        user=run.request.user,
+        gpus=run.request.gpus,
+        created_at=run.created_at,
+        priority=run.priority,
+        seconds=_expected_seconds(run.request, ledger),
+    )
+    waiting = {**space.waiting, run.uid: entrant}
+    return replace(_keeping(space, noted), waiting=waiting), None
+
+
+def release(space: Namespace, now: datetime) -> Released:
+    """Let go who may start now, and refuse whose month's money is gone."""
+    refused = tuple(
+        (run, verdict)
+        for run in space.waiting.values()
+        if run.gpus and (verdict := spent_budget(space.policy, space.ledger_of(run.created_at)))
+    )
+    for run, _ in refused:
+        space = _ended_waiting(space, run)
+    started = startable(tuple(space.waiting.values()), space.working.values(), space.policy, now)
+    for run in started:
+        space = _at_work(space, run, now)
+    return Released(namespace=space, started=started, refused=refused)
+
+
+def note(
+    space: Namespace, uid: str, seen: Sighting, *, created_at: datetime, accounted: bool = False
+) -> Namespace:
+    """Bring the ledger up to a look at a run; one that is over leaves the gate.
+
+    Args:
+        space: The namespace.
+        uid: Of the run.
+        seen: What is seen of it.
+        created_at: When the run was created.
+        accounted: Whether the run's own status says that it is in the ledger for good.
+    """
+    ledger = ledgers.observe(space.ledger_of(created_at), uid, seen, accounted=accounted)
+    space = _keeping(space, ledger)
+    known = ledger.runs.get(uid)
+    if known is None or known.state in FINAL:
+        space = _without(space, uid)
+    if accounted:
+        space = _keeping(space, ledgers.settle(ledger, uid))
+    return space
+
+
+def forget(space: Namespace, uid: str, *, created_at: datetime) -> Namespace:
+    """A run's object is gone: it keeps its place in the month and leaves the gate."""
+    ledger = ledgers.vanish(space.ledger_of(created_at), uid)
+    return _without(_keeping(space, ledger), uid)
+
+
+def _sighting(run: Applicant, state: RunState) -> Sighting:
+    asked = run.request
+    return Sighting(user=asked.user, recipe=asked.recipe, gpus=asked.gpus, state=state)
+
+
+def _expected_seconds(run: Request, ledger: Ledger) -> float | None:
+    speed = ledger.speeds.get(run.recipe)
+    if speed is None or run.steps is None:
+        return None
+    seconds = speed.gpu_seconds_for(run.steps)
+    return None if seconds is None else seconds / max(1, run.gpus)
+
+
+def _keeping(space: Namespace, ledger: Ledger) -> Namespace:
+    if space.ledgers.get(ledger.month) is ledger:
+        return space
+    return replace(space, ledgers={**space.ledgers, ledger.month: ledger})
+
+
+def _with_state(space: Namespace, run: Waiting, state: RunState) -> Namespace:
+    ledger = space.ledger_of(run.created_at)
+    entry = ledger.runs[run.uid]
+    seen = Sighting(user=entry.user, recipe=entry.recipe, gpus=entry.gpus, state=state)
+    return _keeping(space, ledgers.observe(ledger, run.uid, seen))
+
+
+def _ended_waiting(space: Namespace, run: Waiting) -> Namespace:
+    return _without(_with_state(space, run, RunState.RETURNED), run.uid)
+
+
+def _at_work(space: Namespace, run: Waiting, now: datetime) -> Namespace:
+    ends_at = None if run.seconds is None else now + timedelta(seconds=run.seconds)
+    begun = Working(
+        uid=run.uid,
+        name=run.name,
+        user=run.user,
+        gpus=run.gpus,
+        priority=run.priority,
+        started_at=now,
+        ends_at=ends_at,
+    )
+    space = _without(_with_state(space, run, RunState.RUNNING), run.uid)
+    return replace(space, working={**space.working, run.uid: begun})
+
+
+def _without(space: Namespace, uid: str) -> Namespace:
+    if uid not in space.waiting and uid not in space.working:
+        return space
+    return replace(
+        space,
+        waiting={key: run for key, run in space.waiting.items() if key != uid},
+        working={key: run for key, run in space.working.items() if key != uid},
+    )
+
+
+def _deferral(ledger: Ledger) -> Deferred:
+    return Deferred(
+        message=(
+            f"The ledger of {ledger.month} holds {MAX_OPEN_RUNS} runs that are not over, as many "
+            "as it can; the run is looked at again when one of them ends."
+        )
+    )

@@ -1,0 +1,99 @@
+"""A short month through the whole policy; the simulation itself checks every promise at each step.
+
+`make simulate-policy` plays the long one.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
+
+import pytest
+from benchmarks.policy_simulation.month import BrokenPromiseError, Month, Outcome
+from benchmarks.policy_simulation.workload import a_month
+from tests.policies import a_policy
+
+from lora_api.policy import TrainingPolicySpec
+from lora_operator.policy import gate, queue
+from lora_operator.policy.queue import Waiting, Working
+
+BUSY = {
+    "maxConcurrentGPUs": 8,
+    "maxConcurrentTrainingsPerUser": 3,
+    "prices": {"perGpuHour": "2.00"},
+}
+
+
+def play(seed: int = 1, **fields: object) -> Outcome:
+    policy = a_policy(**{**BUSY, **fields})
+    return Month(a_month(seed, runs=300, users=20, days=1), policy, seed=seed, users=20).play()
+
+
+def without_times(outcome: Outcome) -> Outcome:
+    return replace(outcome, decision_seconds=[])
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_busy_day_keeps_every_promise(seed: int) -> None:
+    outcome = play(seed, monthlyTrainingsPerUser=20)
+    assert outcome.longest_queue > 50, "a day without a queue shows nothing"
+    assert outcome.limit_refusals > 0
+    assert outcome.most_gpus == 8
+    assert outcome.estimates
+
+
+def test_money_ends_before_the_day_and_is_passed_by_what_was_at_work_alone() -> None:
+    # So little that it is gone before any speed is measured, and nothing can be estimated.
+    budget = Decimal("0.2")
+    outcome = play(monthlyBudget={"amount": str(budget)})
+    assert outcome.budget_refusals > 100
+    assert budget < outcome.spent <= budget + outcome.at_work_when_spent
+
+
+def test_with_measured_speeds_estimates_keep_the_budget_from_being_passed() -> None:
+    outcome = play(monthlyBudget={"amount": "20"})
+    assert outcome.budget_refusals > 100
+    assert Decimal(18) < outcome.spent < Decimal(21)
+
+
+def test_the_same_seed_makes_the_same_month() -> None:
+    played = without_times(play(7))
+    assert played == without_times(play(7))
+    assert played != without_times(play(8))
+
+
+def everybody(
+    waiting: Sequence[Waiting],
+    working: Iterable[Working],
+    policy: TrainingPolicySpec,
+    now: datetime,
+) -> tuple[Waiting, ...]:
+    """A queue that lets all go."""
+    return tuple(waiting)
+
+
+def the_youngest_first(
+    waiting: Sequence[Waiting],
+    working: Iterable[Working],
+    policy: TrainingPolicySpec,
+    now: datetime,
+) -> tuple[Waiting, ...]:
+    """A queue that keeps limits and starves the old."""
+    held = queue.Held(working)
+    started = []
+    for run in sorted(waiting, key=lambda each: each.created_at, reverse=True):
+        if held.fit(run.user, run.gpus, policy) is queue.Fit.FITS:
+            held.take(run.user, run.gpus)
+            started.append(run)
+    return tuple(started)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"), [(everybody, "GPUs of 8 are in use"), (the_youngest_first, "passed")]
+)
+def test_the_simulation_notices_a_queue_that_breaks_its_promises(
+    monkeypatch: pytest.MonkeyPatch, wrong: object, told: str
+) -> None:
+    monkeypatch.setattr(gate, "startable", wrong)
+    with pytest.raises(BrokenPromiseError, match=told):
+        play(queue={"agingSeconds": 60})
