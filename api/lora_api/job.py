@@ -6,7 +6,7 @@ operator writes it into the pod, a person writes it into job.json.
 
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from lora_api.base import DnsLabel, Document
 from lora_api.recipes import RECIPES
@@ -103,20 +103,3 @@ class JobDocument(Document):
     processes: Annotated[int, Field(ge=1, le=16)] | None = None
     """Training processes on this machine, each with its GPU. Default: as many as there are GPUs,
     and one without."""
-
-
-def explain(error: ValidationError) -> str:
-    """All faults of a document in one line, each with its path and what was expected.
-
-    Args:
-        error: What pydantic raised.
-
-    Returns:
-        Text such as ``network.rank: input should be less than or equal to 512; ...``.
-    """
-    lines = []
-    for fault in error.errors(include_url=False, include_input=False):
-        path = ".".join(str(part) for part in fault["loc"])
-        text = fault["msg"].removeprefix("Value error, ")
-        lines.append(f"{path}: {text}" if path else text)
-    return "; ".join(lines)

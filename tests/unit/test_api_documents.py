@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from lora_api.exit_codes import ExitCode
-from lora_api.job import JobDocument, explain
+from lora_api.job import JobDocument
 from lora_api.progress import Progress
 from lora_api.reasons import MEANINGS, Reason
 from lora_api.result import MAX_RESULT_BYTES, Outcome, Result
+from lora_api.wording import explain
 
 MINIMAL: dict[str, Any] = {
     "name": "zorp",

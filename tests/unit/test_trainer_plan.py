@@ -29,7 +29,7 @@ def plan_of(**changes: Any) -> Plan:  # noqa: ANN401
 FAULTS: dict[str, tuple[str, list[str]]] = {
     "text that is no JSON": ("{", ["not JSON"]),
     "lists in lists in lists": ("[" * 100_000, ["not JSON"]),
-    "a list": ("[]", ["valid dictionary"]),
+    "a list": ("[]", ["the document must be an object"]),
     "an empty object": ("{}", ["name", "recipe", "baseModel", "dataset", "output"]),
     "an unknown recipe beside an unknown field": (
         json.dumps(document(recipe="sd99", colour="red")),

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from lora_api.job import JobDocument, explain
+from lora_api.job import JobDocument
 from lora_api.reasons import Reason
 from lora_api.recipes import setting_faults
 from lora_api.settings import Optimizer
+from lora_api.wording import explain
 from lora_trainer.disk import sha256_of_json
 from lora_trainer.errors import TrainerError
 from lora_trainer.recipes import RECIPES, RecipeDefaults

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from lora_api.job import explain
 from lora_api.status import LoRATrainingStatus
 from lora_api.training import LoRATrainingSpec
+from lora_api.wording import explain
 from lora_operator.builders.document import job_document
 from lora_operator.labels import QUEUE_LABELS, TRAINER_CONTAINER
 from lora_operator.state.keys import Object, key_of
