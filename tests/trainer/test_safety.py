@@ -103,13 +103,42 @@ def test_a_failure_is_told_even_where_a_file_name_is_no_text(job: AJob, pictures
     assert "bad-?.png" in result.message
 
 
-def test_a_picture_whose_latents_are_nan_is_named(job: AJob) -> None:
+def _spoil(path: Path) -> None:
+    """Fill a cache entry with numbers that are none; the entry itself stays whole."""
+    tensors = read_entry(path)
+    assert tensors is not None
+    write_entry(path, {name: torch.full_like(one, NAN) for name, one in tensors.items()})
+
+
+def test_nan_in_one_pictures_latents_changes_no_weight_and_names_that_picture(
+    job: AJob, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared = job.with_steps(2).having("dataset.captionDropout", 0.0)
+    assert prepared.run()[0] == ExitCode.OK
+    clean = {path.name for path in prepared.workspace.glob("cache/latents/*")}
+    _spoil(min(prepared.workspace.glob("cache/latents/*")))
+    shutil.rmtree(prepared.workspace / "checkpoints")
+    every = prepared.with_steps(8).having("checkpoints", {"everySteps": 1, "keep": 10})
+    every = every.having("optimization.batchSize", 1).having("validation.heldOutImages", 0)
+    capsys.readouterr()
+    every.run()
+    said = [line for line in capsys.readouterr().err.splitlines() if "update left out" in line]
+    assert len(clean) == 5
+    assert said
+    pictures = {line.split("pictures=")[1].split()[0] for line in said}
+    assert len(pictures) == 1, "each refusal names the one spoilt picture, not its neighbours"
+    refused = {int(line.split("step=")[1].split()[0]) for line in said}
+    for step in range(2, 9):
+        before, after = _weights(every, step - 1), _weights(every, step)
+        unchanged = all(torch.equal(before[name], after[name]) for name in before)
+        assert unchanged == (step in refused), f"step {step}"
+
+
+def test_a_dataset_of_nothing_but_nan_ends_the_run_and_names_its_pictures(job: AJob) -> None:
     small = job.with_steps(2)
     assert small.run()[0] == ExitCode.OK
     for path in small.workspace.glob("cache/latents/*"):
-        tensors = read_entry(path)
-        assert tensors is not None
-        write_entry(path, {name: torch.full_like(one, torch.nan) for name, one in tensors.items()})
+        _spoil(path)
     code, result = small.with_steps(9).run()
     assert (code, result.reason) == (ExitCode.DIVERGED, Reason.TRAINING_DIVERGED)
     assert "picture-0" in result.message

@@ -5,6 +5,7 @@ import ssl
 from pathlib import Path
 
 import pytest
+import torch
 import urllib3.exceptions as network
 from minio.error import InvalidResponseError, ServerError
 
@@ -12,7 +13,7 @@ from lora_api.base import MAX_LOSS
 from lora_api.exit_codes import ExitCode
 from lora_api.reasons import Reason
 from lora_trainer.errors import StorageError, TrainerError, as_trainer_error
-from lora_trainer.guard import FiniteGuard
+from lora_trainer.guard import FiniteGuard, Gate
 from lora_trainer.stopping import StopFlag
 from lora_trainer.storage.connection import connect
 from lora_trainer.storage.faults import Request, from_code, translating
@@ -178,17 +179,38 @@ NAN, INFINITE = float("nan"), float("inf")
 def test_only_finite_numbers_that_can_be_reported_pass_the_gate(
     loss: float, norm: float, allowed: bool
 ) -> None:
+    gate = Gate(torch.device("cpu"))
+    refused = gate.refuses(torch.tensor(loss), torch.tensor(norm), curable=None)
+    assert bool(refused) is not allowed
     guard = FiniteGuard()
-    assert guard.allows(loss=loss, gradient_norm=norm, step=1, pictures=["a.png"]) is allowed
+    guard.saw(loss=loss, gradient_norm=norm, step=1, pictures=["a.png"])
+    assert bool(guard.refused_in_a_row) is not allowed
+
+
+def test_the_gate_stays_shut_by_itself_after_three_refusals_in_a_row() -> None:
+    gate = Gate(torch.device("cpu"), refused_in_a_row=1)
+    said = [
+        bool(gate.refuses(torch.tensor(loss), torch.tensor(1.0), curable=None))
+        for loss in (NAN, 1.0, NAN, NAN, NAN, 1.0)
+    ]
+    assert said == [True, False, True, True, True, True]
+
+
+def test_an_overflow_that_a_smaller_loss_scale_cures_is_refused_but_does_not_count() -> None:
+    gate = Gate(torch.device("cpu"))
+    curable = torch.tensor(True)
+    for _ in range(5):
+        assert bool(gate.refuses(torch.tensor(1.0), torch.tensor(INFINITE), curable=curable))
+    assert not bool(gate.refuses(torch.tensor(1.0), torch.tensor(1.0), curable=~curable))
 
 
 def test_refusals_count_only_in_a_row_and_survive_a_checkpoint() -> None:
     guard = FiniteGuard()
     for loss in (NAN, NAN, 1.0, NAN, NAN):
-        guard.allows(loss=loss, gradient_norm=1.0, step=1, pictures=["a.png"])
+        guard.saw(loss=loss, gradient_norm=1.0, step=1, pictures=["a.png"])
     resumed = FiniteGuard(guard.refused_in_a_row)
     with pytest.raises(TrainerError, match=r"3 steps in a row.*step 6.*b\.png"):
-        resumed.allows(loss=NAN, gradient_norm=1.0, step=6, pictures=["b.png", "b.png"])
+        resumed.saw(loss=NAN, gradient_norm=1.0, step=6, pictures=["b.png", "b.png"])
 
 
 def test_two_runs_can_not_share_a_workspace(tmp_path: Path) -> None:

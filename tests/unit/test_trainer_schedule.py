@@ -1,13 +1,14 @@
 """What happens at step n is a function of n."""
 
 import math
+from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_api.settings import LrScheduler
-from lora_trainer.schedule import batch_at, learning_rate_at, seed_for
+from lora_trainer.schedule import BatchOrder, learning_rate_at, seed_for, steps_of
 
 RATES: dict[str, tuple[LrScheduler, int, int, float]] = {
     "the first warm-up step is not zero": (LrScheduler.COSINE, 4, 0, 0.25),
@@ -50,15 +51,69 @@ def test_the_learning_rate_never_leaves_its_bounds(
 
 @given(count=st.integers(1, 12), size=st.integers(1, 9), epochs=st.integers(1, 3))
 def test_every_epoch_sees_every_sample_once(count: int, size: int, epochs: int) -> None:
-    steps = -(-count * epochs // size)
-    seen = [i for s in range(steps) for i in batch_at(s, batch_size=size, count=count, seed=3)]
+    order = BatchOrder([range(count)], batch_size=size, seed=3)
+    seen = [i for number in range(-(-count * epochs // size)) for i in order.at(number)]
     for epoch in range(epochs):
         assert sorted(seen[epoch * count : (epoch + 1) * count]) == list(range(count))
 
 
+@given(
+    counts=st.lists(st.integers(1, 7), min_size=1, max_size=4),
+    size=st.integers(1, 5),
+    cycle=st.integers(0, 3),
+)
+def test_batches_have_one_shape_are_full_and_see_every_sample_equally_often(
+    counts: list[int], size: int, cycle: int
+) -> None:
+    groups, first = [], 0
+    for count in counts:
+        groups.append(range(first, first + count))
+        first += count
+    order = BatchOrder(groups, batch_size=size, seed=3)
+    batches = [order.at(number) for number in range(cycle * first, (cycle + 1) * first)]
+    assert all(len(batch) == size for batch in batches)
+    assert all(any(set(batch) <= set(group) for group in groups) for batch in batches)
+    seen = Counter(index for batch in batches for index in batch)
+    assert seen == dict.fromkeys(range(first), size)
+
+
+def test_the_first_batch_of_each_shape_has_that_shape() -> None:
+    groups = [range(4), range(4, 5), range(5, 8)]
+    order = BatchOrder(groups, batch_size=2, seed=1)
+    firsts = order.first_of_each_group()
+    assert [set(order.at(number)) <= set(g) for number, g in zip(firsts, groups, strict=True)] == [
+        True,
+        True,
+        True,
+    ]
+
+
+def test_rare_shapes_come_early_and_late_not_all_at_once() -> None:
+    groups = [range(30), range(30, 36)]
+    order = BatchOrder(groups, batch_size=1, seed=0)
+    rare = [number for number in range(36) if order.at(number)[0] >= 30]
+    assert len(rare) == 6
+    assert rare[0] < 12
+    assert rare[-1] >= 24
+
+
 def test_epochs_are_shuffled_differently() -> None:
-    orders = {tuple(batch_at(e, batch_size=10, count=10, seed=0)) for e in range(5)}
-    assert len(orders) == 5
+    order = BatchOrder([range(10)], batch_size=10, seed=0)
+    assert len({tuple(order.at(epoch)) for epoch in range(5)}) == 5
+
+
+EPOCHS: dict[str, tuple[int, int, int, int]] = {
+    "one step sees all": (1, 4, 4, 1),
+    "a rest makes a step": (1, 5, 4, 2),
+    "epochs follow without a gap": (2, 5, 4, 3),
+    "more samples in a step than there are": (1, 3, 64, 1),
+}
+
+
+@pytest.mark.parametrize("name", EPOCHS)
+def test_steps_of_epochs(name: str) -> None:
+    epochs, images, per_step, expected = EPOCHS[name]
+    assert steps_of(epochs, images=images, per_step=per_step) == expected
 
 
 def test_seeds_differ_by_run_purpose_and_index_and_never_change() -> None:

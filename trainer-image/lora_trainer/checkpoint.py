@@ -5,7 +5,7 @@ forgiven when damaged must not be spread over the loop.
 """
 
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,12 @@ class TrainingState:
     refused_in_a_row: int
     """Updates that the finite check refused just before."""
 
+    average: dict[str, torch.Tensor] | None = None
+    """Moving average of the parameters, where the job wants one."""
+
+    loss_scale: dict[str, float] | None = None
+    """Loss scaling's state, for fp16."""
+
 
 def save_checkpoint(folder: Path, state: TrainingState, *, keep: int) -> None:
     """Write a checkpoint durably, then drop the oldest ones.
@@ -48,13 +54,7 @@ def save_checkpoint(folder: Path, state: TrainingState, *, keep: int) -> None:
         state: What to keep.
         keep: Number of checkpoints kept.
     """
-    content = {
-        "step": state.step,
-        "lora": state.lora,
-        "optimizer": state.optimizer,
-        "loss": state.loss,
-        "refused_in_a_row": state.refused_in_a_row,
-    }
+    content = {field.name: getattr(state, field.name) for field in fields(state)}
     path = folder / f"step-{state.step:08d}.pt"
     data = BytesIO()  # torch, writing a file itself, reports a full disk as a fault of its own
     torch.save(content, data)

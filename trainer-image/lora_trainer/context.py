@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from lora_trainer.errors import TrainerError
 from lora_trainer.plan import Plan
 from lora_trainer.progress import ProgressBoard
 from lora_trainer.stopping import StopFlag
@@ -35,6 +36,9 @@ class Context:
 
     keep_safe: Callable[[], None] = lambda: None
     """Told that something in the workspace is worth a copy elsewhere."""
+
+    fatal: Callable[[TrainerError], None] = lambda _: None
+    """Ends the process with this failure at once, from any thread; for a main thread that hangs."""
 
     def seconds_since_start(self) -> float:
         """Wall-clock seconds since the process started."""

@@ -15,6 +15,7 @@ _EXIT_CODES = {
     Reason.TRAINING_DIVERGED: ExitCode.DIVERGED,
     Reason.UPLOAD_FAILED: ExitCode.NOT_STORED,
     Reason.INTERRUPTED: ExitCode.INTERRUPTED,
+    Reason.STALLED: ExitCode.STALLED,
     Reason.ARTIFACT_MISMATCH: ExitCode.CRASHED,
     Reason.INTERNAL_ERROR: ExitCode.CRASHED,
 }

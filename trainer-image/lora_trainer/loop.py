@@ -1,7 +1,8 @@
 """The training loop, for every model family.
 
-A module of its own, and short, because each concern beside it is one too: what happens at step n
-(schedule), what may be applied (guard), what survives (checkpoint), what is said (progress).
+A module of its own, and short, because each concern beside it is one too: what a step is made of
+(batches), what may be applied (update, guard), what is known of it afterwards (readout), what
+survives (checkpoint), what is said (progress).
 """
 
 import time
@@ -13,18 +14,19 @@ import torch
 
 from lora_api.settings import OptimizationSettings
 from lora_trainer import log
-from lora_trainer.batch import collate
-from lora_trainer.cache import Cache
+from lora_trainer.ahead import made_ahead
+from lora_trainer.batches import BatchSource, MicroBatch
 from lora_trainer.checkpoint import TrainingState, load_checkpoint, save_checkpoint
-from lora_trainer.dataset import Sample
+from lora_trainer.errors import is_out_of_memory
+from lora_trainer.group import Group
 from lora_trainer.guard import FiniteGuard
 from lora_trainer.observers import LoopObserver, Observers
 from lora_trainer.progress import ProgressBoard
+from lora_trainer.readout import STEPS_BETWEEN_READS, Readout
 from lora_trainer.recipes import LossSettings, Recipe
-from lora_trainer.schedule import batch_at, learning_rate_at, seed_for
+from lora_trainer.schedule import learning_rate_at
 from lora_trainer.stopping import StopFlag
-
-EMPTY_CAPTION = ""
+from lora_trainer.update import Figures, Updater
 
 
 @dataclass(kw_only=True, slots=True)
@@ -37,14 +39,11 @@ class Trainer:
     denoiser: torch.nn.Module
     """The model with its adapter."""
 
-    parameters: dict[str, torch.nn.Parameter]
-    """What is trained."""
+    source: BatchSource
+    """What it is trained on, step by step."""
 
-    samples: list[Sample]
-    """What it is trained on."""
-
-    cache: Cache
-    """Their latents and embeddings."""
+    updater: Updater
+    """What is trained, and how gradients change it."""
 
     settings: OptimizationSettings
     """How."""
@@ -55,11 +54,11 @@ class Trainer:
     loss_settings: LossSettings
     """What the job changes about the loss."""
 
+    dtype: torch.dtype
+    """Arithmetic of the forward pass."""
+
     total_steps: int
     """How long."""
-
-    caption_dropout: float
-    """Share of samples whose caption is left empty."""
 
     checkpoints: Path
     """Where checkpoints go."""
@@ -70,20 +69,29 @@ class Trainer:
     keep: int
     """How many are kept."""
 
-    device: torch.device
-    """Where it runs."""
+    group: Group
+    """The processes that train together."""
 
     board: ProgressBoard
     """Told of every step."""
 
     stop: StopFlag
-    """Looked at before every step."""
-
-    observer: LoopObserver = field(default_factory=Observers)
-    """Told of steps and checkpoints; by one process of several."""
+    """Looked at before every step, or every few where the device must not wait."""
 
     on_first_step: Callable[[], None] = lambda: None
     """Called once, after the first optimiser step of this attempt."""
+
+    observer: LoopObserver = field(default_factory=Observers)
+    """Told of steps and checkpoints, may draw; by the process that leads."""
+
+    guard: FiniteGuard = field(default_factory=FiniteGuard, init=False)
+    """Judges what comes back from the device."""
+
+    readout: Readout[tuple[int, float]] = field(init=False)
+    """Steps (number, learning rate) whose figures are not known yet."""
+
+    marked: float = field(default=0.0, init=False)
+    """time.perf_counter() at which the steps not yet reported began."""
 
     def run(self) -> None:
         """Train from the newest checkpoint, or from the start, to the last step.
@@ -92,36 +100,64 @@ class Trainer:
             InterruptedRunError: A stop was asked for; a checkpoint was saved.
             TrainerError: TrainingDiverged.
         """
-        optimizer = torch.optim.AdamW(
-            self.parameters.values(),
-            lr=self.learning_rate,
-            weight_decay=self.settings.weight_decay,
-            fused=True,
-        )
-        first, guard = self._resume(optimizer)
+        self.readout = Readout(self.group.device)
+        first = self._resume()
         self.board.expect(self.total_steps, done=first)
         self.observer.began(first)
         self.denoiser.train()
-        for step in range(first, self.total_steps):
-            if self.stop.requested:
-                self._save(step, optimizer, guard)
-                self.stop.check(f"training (step {step} of {self.total_steps}, checkpoint saved)")
-            started = time.perf_counter()
-            loss, rate = self._step(step, optimizer, guard)
-            self.board.stepped(
-                step + 1, loss=loss, learning_rate=rate, seconds=time.perf_counter() - started
-            )
-            self.observer.stepped(step + 1, loss=loss, learning_rate=rate)
-            if step == first:
-                self.on_first_step()
-            if (step + 1) % self.every_steps == 0 or step + 1 == self.total_steps:
-                self._save(step + 1, optimizer, guard)
+        with made_ahead(self.source.of, range(first, self.total_steps)) as steps:
+            self.marked = time.perf_counter()
+            for step, batches in zip(range(first, self.total_steps), steps, strict=True):
+                self._stop_where_asked(step)
+                self._step(step, batches)
+                if step == first:
+                    self._report(self.readout.drain())
+                    self.on_first_step()
+                if (step + 1) % self.every_steps == 0 or step + 1 == self.total_steps:
+                    self._save(step + 1)
+                self._observe(step + 1)
+        self.updater.finish()
         self.denoiser.eval()
 
-    def _step(
-        self, step: int, optimizer: torch.optim.Optimizer, guard: FiniteGuard
-    ) -> tuple[float | None, float]:
-        """One optimiser step; returns its loss (None where it was refused) and learning rate."""
+    def try_shapes(self) -> float:
+        """One forward and backward pass for each shape, the largest first; nothing changes.
+
+        Returns:
+            Seconds of a pass in the steady state.
+
+        Raises:
+            torch.OutOfMemoryError: It doesn't fit, in this process or in another.
+        """
+        fits, seconds = True, 0.0
+        self.denoiser.train()
+        batches = self.source.trials()
+        try:
+            with self.updater.reserved():
+                for batch in [*batches, batches[0]]:
+                    began = time.perf_counter()
+                    self.updater.try_out(self.losses(batch).mean())
+                    seconds = time.perf_counter() - began
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            fits = False
+        if self.group.anyone(not fits):
+            raise torch.OutOfMemoryError("out of memory in the trial of the batches' shapes")
+        return seconds
+
+    def losses(self, batch: MicroBatch) -> torch.Tensor:
+        """Loss of each picture of one batch, with its graph."""
+        torch.manual_seed(batch.dropout_seed)
+        reduced = self.dtype is not torch.float32
+        with torch.autocast(self.group.device.type, self.dtype, enabled=reduced):
+            return self.recipe.losses(
+                self.denoiser,
+                batch.inputs,
+                settings=self.loss_settings,
+                generator=batch.generator,
+            )
+
+    def _step(self, step: int, batches: list[MicroBatch]) -> None:
         rate = learning_rate_at(
             step,
             peak=self.learning_rate,
@@ -129,68 +165,69 @@ class Trainer:
             total_steps=self.total_steps,
             course=self.settings.lr_scheduler,
         )
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        batch = [
-            self.samples[index]
-            for index in batch_at(
-                step,
-                batch_size=self.settings.batch_size,
-                count=len(self.samples),
-                seed=self.settings.seed,
-            )
-        ]
-        generator = torch.Generator().manual_seed(seed_for(self.settings.seed, "step", step))
-        torch.manual_seed(seed_for(self.settings.seed, "dropout", step))
-        dropped = torch.rand(len(batch), generator=generator) < self.caption_dropout
-        inputs = collate(
-            batch,
-            [
-                EMPTY_CAPTION if drop else sample.caption
-                for sample, drop in zip(batch, dropped.tolist(), strict=True)
-            ],
-            self.cache,
-            levels=torch.rand(len(batch), generator=generator),
-            device=self.device,
-        )
-        loss = self.recipe.losses(
-            self.denoiser, inputs, settings=self.loss_settings, generator=generator
-        ).mean()
-        torch.autograd.backward(loss)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm)
-        value = float(loss.detach())
-        allowed = guard.allows(
-            loss=value,
-            gradient_norm=float(norm),
-            step=step + 1,
-            pictures=[sample.picture.name for sample in batch],
-        )
-        if allowed:
-            optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return (value if allowed else None), rate
+        found = []
+        for batch in batches:
+            losses = self.losses(batch)
+            self.updater.backward(losses.mean() / len(batches))
+            found.append(losses.detach())
+        figures = self.updater.apply(step, torch.cat(found), learning_rate=rate)
+        self._report(self.readout.push((step, rate), figures))
 
-    def _resume(self, optimizer: torch.optim.Optimizer) -> tuple[int, FiniteGuard]:
+    def _report(self, arrived: list[tuple[tuple[int, float], list[float]]]) -> None:
+        """Tell guard and board of steps whose figures have come back."""
+        now = time.perf_counter()
+        seconds = (now - self.marked) / max(1, len(arrived))
+        for (step, rate), row in arrived:
+            figures = Figures.of(row)
+            if figures.rescaled:
+                log.info("loss scale lowered", step=step + 1)
+            else:
+                self.guard.saw(
+                    loss=figures.loss,
+                    gradient_norm=figures.gradient_norm,
+                    step=step + 1,
+                    pictures=figures.at_fault(self.source.names(step)),
+                )
+            loss = None if figures.refused else figures.loss
+            self.board.stepped(step + 1, loss=loss, learning_rate=rate, seconds=seconds)
+            self.observer.stepped(step + 1, loss=loss, learning_rate=rate)
+        if arrived:
+            self.marked = now
+
+    def _stop_where_asked(self, step: int) -> None:
+        alone = self.group.size == 1
+        if (alone or step % STEPS_BETWEEN_READS == 0) and self.group.anyone(self.stop.requested):
+            self._save(step)
+            self.stop.request()  # another process may have been asked
+            self.stop.check(f"training (step {step} of {self.total_steps}, checkpoint saved)")
+
+    def _observe(self, step: int) -> None:
+        """Show the weights; the time that takes is none of the steps'."""
+        began = time.perf_counter()
+        self.observer.applied(step)
+        self.marked += time.perf_counter() - began
+
+    def _resume(self) -> int:
         state = load_checkpoint(self.checkpoints)
         if state is None:
-            return 0, FiniteGuard()
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(state.lora[name])
-        optimizer.load_state_dict(state.optimizer)
+            return 0
+        self.updater.restore(state)
+        self.guard = FiniteGuard(state.refused_in_a_row)
         self.board.restore_loss(state.loss)
         log.info("resumed", step=state.step, total_steps=self.total_steps)
-        return state.step, FiniteGuard(state.refused_in_a_row)
+        return state.step
 
-    def _save(self, step: int, optimizer: torch.optim.Optimizer, guard: FiniteGuard) -> None:
-        state = TrainingState(
-            step=step,
-            lora={name: value.detach().cpu() for name, value in self.parameters.items()},
-            optimizer=optimizer.state_dict(),
-            loss=self.board.loss,
-            refused_in_a_row=guard.refused_in_a_row,
-        )
-        self.observer.saving(step)
-        save_checkpoint(self.checkpoints, state, keep=self.keep)
-        self.observer.saved(step)
-        log.info("checkpoint", step=step, total_steps=self.total_steps)
+    def _save(self, step: int) -> None:
+        self._report(self.readout.drain())
+        if self.group.leads:
+            state = TrainingState(
+                step=step,
+                loss=self.board.loss,
+                refused_in_a_row=self.guard.refused_in_a_row,
+                **self.updater.state(),
+            )
+            self.observer.saving(step)
+            save_checkpoint(self.checkpoints, state, keep=self.keep)
+            self.observer.saved(step)
+            log.info("checkpoint", step=step, total_steps=self.total_steps)
+        self.marked = time.perf_counter()

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from lora_api.job import JobDocument
+from lora_api.job import JobDocument, explain
 from lora_api.reasons import Reason
 from lora_api.recipes import setting_faults
 from lora_api.settings import Optimizer
-from lora_api.wording import explain
 from lora_trainer.disk import sha256_of_json
 from lora_trainer.errors import TrainerError
 from lora_trainer.recipes import RECIPES, RecipeDefaults
+from lora_trainer.schedule import images_per_step, steps_of
 
 # What a job says of its dataset that shapes the weights, beside the pictures and captions.
 _SHAPING = {
@@ -86,17 +86,38 @@ class Plan:
             }
         )
 
-    def total_steps(self, training_pictures: int) -> int:
+    def total_steps(self, images: int, *, processes: int = 1) -> int:
         """Optimiser steps, from steps or from epochs.
 
         Args:
-            training_pictures: Pictures that are trained on (without those held out).
+            images: Samples of one epoch (without those held out, repeats included).
+            processes: How many train together.
         """
         optimization = self.job.optimization
         if optimization.epochs is None:
             return optimization.steps or RECIPES[self.job.recipe].steps
-        samples = optimization.epochs * training_pictures
-        return max(1, -(-samples // optimization.batch_size))
+        return self._steps_of(optimization.epochs, images, processes)
+
+    def checkpoint_steps(self, images: int, *, processes: int = 1) -> int:
+        """Steps between two checkpoints, from steps or from epochs.
+
+        Args:
+            images: Samples of one epoch (without those held out, repeats included).
+            processes: How many train together.
+        """
+        checkpoints = self.job.checkpoints
+        if checkpoints.every_epochs is None:
+            return checkpoints.every_steps
+        return self._steps_of(checkpoints.every_epochs, images, processes)
+
+    def _steps_of(self, epochs: int, images: int, processes: int) -> int:
+        optimization = self.job.optimization
+        per_step = images_per_step(
+            batch_size=optimization.batch_size,
+            accumulation=optimization.gradient_accumulation_steps,
+            processes=processes,
+        )
+        return steps_of(epochs, images=images, per_step=per_step)
 
     def prompts(self, captions: list[str]) -> list[str]:
         """What is drawn: the job's prompts, else three from the trigger word or the captions."""

@@ -10,9 +10,10 @@ from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from statistics import median
+from typing import TypeGuard
 
+from lora_api.base import MAX_LOSS
 from lora_api.progress import MAX_ETA_SECONDS, MAX_STEPS_PER_SECOND, Progress, Stage
-from lora_trainer.guard import is_loss
 from lora_trainer.meter import Meter
 
 Advance = Callable[[float, float], None]
@@ -199,6 +200,11 @@ class ProgressBoard:
 
     def _touch(self) -> None:
         self._updated_at = datetime.now(UTC)
+
+
+def is_loss(value: float | None) -> TypeGuard[float]:
+    """Whether a number is a loss that can be learned from and reported: finite and bounded."""
+    return value is not None and 0.0 <= value <= MAX_LOSS
 
 
 def smoothed(average: float | None, value: float) -> float:

@@ -8,6 +8,7 @@ of the learning rate and of every random stream.
 import hashlib
 import math
 import random
+from collections.abc import Sequence
 from functools import lru_cache
 
 from lora_api.settings import LrScheduler
@@ -51,24 +52,78 @@ def seed_for(seed: int, purpose: str, index: int = 0) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def batch_at(step: int, *, batch_size: int, count: int, seed: int) -> list[int]:
-    """Indices of the samples of one step: epochs are shuffled anew and follow without a gap.
+class BatchOrder:
+    """Which samples each batch has: all of one shape, shuffled, every sample equally often.
+
+    Batches are always full, so that no sample weighs more than another and no odd shape has to
+    be compiled for. To that end a cycle has as many batches of a shape as there are samples of
+    it: each sample comes exactly `batch_size` times in a cycle, and within it the shapes are
+    spread evenly. Epochs of one shape are shuffled anew and follow without a gap.
 
     Args:
-        step: Number of the step, from 0.
-        batch_size: Samples per step.
-        count: Samples in the dataset.
+        groups: Indices of the samples of each shape; none is empty.
+        batch_size: Samples per batch.
         seed: The run's seed.
     """
-    first = step * batch_size
-    return [
-        _order((first + offset) // count, count, seed)[(first + offset) % count]
-        for offset in range(batch_size)
-    ]
+
+    def __init__(self, groups: Sequence[Sequence[int]], *, batch_size: int, seed: int) -> None:
+        self._groups = [tuple(group) for group in groups]
+        self._batch_size = batch_size
+        self._seed = seed
+        self._cycle = sum(len(group) for group in self._groups)
+        self._drawn = lru_cache(maxsize=2)(self._draw_cycle)
+        self._order = lru_cache(maxsize=4 * len(self._groups))(self._shuffle)
+
+    def at(self, number: int) -> list[int]:
+        """Indices of the samples of one batch.
+
+        Args:
+            number: Number of the batch, from 0.
+        """
+        cycle, place = divmod(number, self._cycle)
+        which, nth = self._drawn(cycle)[place]
+        group = self._groups[which]
+        first = (cycle * len(group) + nth) * self._batch_size
+        return [
+            group[self._order(which, position // len(group))[position % len(group)]]
+            for position in range(first, first + self._batch_size)
+        ]
+
+    def first_of_each_group(self) -> list[int]:
+        """Number of the first batch of each shape, in the order of the groups."""
+        first: dict[int, int] = {}
+        for place, (which, _) in enumerate(self._drawn(0)):
+            first.setdefault(which, place)
+        return [first[which] for which in range(len(self._groups))]
+
+    def _draw_cycle(self, cycle: int) -> list[tuple[int, int]]:
+        """Shape and running number of each batch of a cycle."""
+        chance = random.Random(seed_for(self._seed, "shapes", cycle))  # noqa: S311
+        places = [
+            ((nth + chance.random()) / len(group), which, nth)
+            for which, group in enumerate(self._groups)
+            for nth in range(len(group))
+        ]
+        return [(which, nth) for _, which, nth in sorted(places)]
+
+    def _shuffle(self, which: int, epoch: int) -> list[int]:
+        order = list(range(len(self._groups[which])))
+        purpose = f"epoch of shape {which}"
+        random.Random(seed_for(self._seed, purpose, epoch)).shuffle(order)  # noqa: S311
+        return order
 
 
-@lru_cache(maxsize=4)
-def _order(epoch: int, count: int, seed: int) -> list[int]:
-    order = list(range(count))
-    random.Random(seed_for(seed, "epoch", epoch)).shuffle(order)  # noqa: S311
-    return order
+def images_per_step(*, batch_size: int, accumulation: int, processes: int) -> int:
+    """Samples that one optimiser step learns from."""
+    return batch_size * accumulation * processes
+
+
+def steps_of(epochs: int, *, images: int, per_step: int) -> int:
+    """Optimiser steps that see every sample `epochs` times; at least one.
+
+    Args:
+        epochs: Passes over the data.
+        images: Samples of one pass, repeats included.
+        per_step: Samples of one step.
+    """
+    return max(1, -(-epochs * images // per_step))

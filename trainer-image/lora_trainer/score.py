@@ -13,8 +13,8 @@ from lora_trainer.batch import collate
 from lora_trainer.cache import Cache
 from lora_trainer.dataset import Sample
 from lora_trainer.errors import TrainerError
-from lora_trainer.guard import is_loss
 from lora_trainer.lora import base_only
+from lora_trainer.progress import is_loss
 from lora_trainer.recipes import LossSettings, Recipe
 from lora_trainer.schedule import seed_for
 from lora_trainer.stopping import StopFlag

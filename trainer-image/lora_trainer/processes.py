@@ -1,0 +1,217 @@
+"""The further processes of a run: one for each further GPU of the machine.
+
+A module of its own because it is all that the trainer knows of processes. The first process does
+every stage and is the only one that saves, serves and publishes; helpers exist while it trains.
+They are started as new interpreters, never forked: a fork after torch has made threads hangs.
+A helper ends when its parent does, however that ended; a helper that dies ends the run.
+"""
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from lora_api.reasons import Reason
+from lora_trainer import log
+from lora_trainer.errors import InterruptedRunError, TrainerError, is_out_of_memory
+from lora_trainer.group import Group
+
+# Drawing and saving keep the first process away from the others; NCCL's own limit is 10 minutes.
+_PATIENCE = timedelta(hours=2)
+# How long the first process may take to notice by itself that a helper is gone.
+_NOTICE_SECONDS = 20.0
+_JOIN_SECONDS = 60.0
+
+Work = Callable[[Group], None]
+
+
+def processes_for(wanted: int | None) -> int:
+    """How many processes train.
+
+    Args:
+        wanted: What the job says; None takes one per GPU.
+
+    Raises:
+        TrainerError: InvalidJob; there are fewer GPUs.
+    """
+    gpus = torch.cuda.device_count()
+    if wanted is not None and gpus and wanted > gpus:
+        raise TrainerError(
+            Reason.INVALID_JOB,
+            f"processes: {wanted} processes need as many GPUs, and this machine has {gpus}; lower "
+            "processes, or leave it out to use all",
+        )
+    return wanted or max(1, gpus)
+
+
+def device_of(rank: int) -> torch.device:
+    """The device of one process."""
+    return torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
+
+
+@contextmanager
+def training_together(
+    work: Work, *, size: int, rendezvous: Path, fatal: Callable[[TrainerError], None]
+) -> Iterator[Group]:
+    """Start helpers that do the same work, and be the first of the group meanwhile.
+
+    Args:
+        work: What a helper does; sent to it, so its parts must be picklable.
+        size: Processes in all; 1 starts none.
+        rendezvous: A file that does not exist yet, in a folder that does.
+        fatal: Ends this process where it is stuck because a helper is gone.
+
+    Raises:
+        TrainerError: InternalError or OutOfGpuMemory; a helper died.
+    """
+    if size == 1:
+        yield Group(device=device_of(0))
+        return
+    helpers = [
+        _Helper(work, rank=rank, size=size, rendezvous=rendezvous) for rank in range(1, size)
+    ]
+    watch = _Watch(helpers, fatal)
+    try:
+        with _joined(rank=0, size=size, rendezvous=rendezvous) as group:
+            yield group
+    except TrainerError:
+        raise
+    except Exception as error:
+        time.sleep(0.5)  # the one whose end broke the connection may still be ending
+        death = watch.death()
+        if death is None:
+            raise
+        raise death from error
+    finally:
+        watch.over()
+        for helper in helpers:
+            helper.end()
+        rendezvous.unlink(missing_ok=True)
+
+
+class _Helper:
+    """One further process, seen from the first."""
+
+    def __init__(self, work: Work, *, rank: int, size: int, rendezvous: Path) -> None:
+        self.rank = rank
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self.process: Any = context.Process(
+            target=_help, args=(work, rank, size, rendezvous, theirs), daemon=True
+        )
+        self.process.start()
+        theirs.close()
+
+    def death(self) -> TrainerError | None:
+        """Why it ended where it should not have; None while all is well."""
+        code = self.process.exitcode
+        if code is None or code == 0:
+            return None
+        if self._said() == "out of memory":
+            return TrainerError(
+                Reason.OUT_OF_GPU_MEMORY, f"process {self.rank} ran out of memory (out of memory)"
+            )
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return TrainerError(
+            Reason.INTERNAL_ERROR,
+            f"training process {self.rank} ended with {how} and took the run with it; the log says "
+            "more above, if it could. The next attempt goes on from the last checkpoint",
+        )
+
+    def end(self) -> None:
+        """Wait for it a while, then end it."""
+        self.process.join(_JOIN_SECONDS if self.process.exitcode is None else 0)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+        self._pipe.close()
+
+    def _said(self) -> str | None:
+        try:
+            return str(self._pipe.recv()) if self._pipe.poll() else None
+        except (EOFError, OSError):
+            return None
+
+
+class _Watch:
+    """A thread that ends this process where it waits for a helper that is gone."""
+
+    def __init__(self, helpers: list[_Helper], fatal: Callable[[TrainerError], None]) -> None:
+        self._helpers = helpers
+        self._fatal = fatal
+        self._over = threading.Event()
+        threading.Thread(target=self._look, name="helpers", daemon=True).start()
+
+    def death(self) -> TrainerError | None:
+        """Why a helper ended, if one did."""
+        return next(filter(None, (helper.death() for helper in self._helpers)), None)
+
+    def over(self) -> None:
+        """Look no more."""
+        self._over.set()
+
+    def _look(self) -> None:
+        while not self._over.wait(1.0):
+            if any(helper.process.exitcode not in {None, 0, 143} for helper in self._helpers):
+                if self._over.wait(_NOTICE_SECONDS):
+                    return
+                death = self.death()
+                if death is not None:
+                    self._fatal(death)
+                return
+
+
+@contextmanager
+def _joined(*, rank: int, size: int, rendezvous: Path) -> Iterator[Group]:
+    device = device_of(rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        init_method=f"file://{rendezvous}",
+        rank=rank,
+        world_size=size,
+        timeout=_PATIENCE,
+    )
+    try:
+        yield Group(rank=rank, size=size, device=device)
+    finally:
+        dist.destroy_process_group()
+
+
+def _help(work: Work, rank: int, size: int, rendezvous: Path, pipe: Connection) -> None:
+    """A helper's whole life."""
+    log.configure()
+    threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
+    code = 0
+    try:
+        with _joined(rank=rank, size=size, rendezvous=rendezvous) as group:
+            work(group)
+    except InterruptedRunError as error:
+        code = int(error.exit_code)
+    except TrainerError as error:
+        log.error(error.reason.value, message=error.message, process=rank)
+        code = int(error.exit_code)
+    except Exception as error:
+        if is_out_of_memory(error):
+            pipe.send("out of memory")
+        log.exception(f"a fault in training process {rank}", error)
+        code = 1
+    os._exit(code)  # as __main__ does: nothing is left to wait for
+
+
+def _end_with_parent(pipe: Connection) -> None:
+    """Nothing is ever sent this way: the pipe closes when the first process is gone."""
+    try:
+        pipe.recv()
+    except (EOFError, OSError):
+        os._exit(1)
