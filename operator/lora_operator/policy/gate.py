@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from lora_api.policy import TrainingPolicySpec
 from lora_api.policy_ledger import MAX_OPEN_RUNS, RunState
 from lora_operator.policy import ledger as ledgers
-from lora_operator.policy.ledger import FINAL, Ledger, Sighting
+from lora_operator.policy.ledger import FINAL, Entry, Ledger, Sighting
 from lora_operator.policy.limits import Refusal, Request, estimated_cost, refusal, spent_budget
 from lora_operator.policy.months import Month
 from lora_operator.policy.queue import Waiting, Working, startable
@@ -71,34 +71,26 @@ class Released:
 
 
 def ask(space: Namespace, run: Applicant) -> tuple[Namespace, Refusal | Deferred | None]:
-    """Admit a run to the queue, or say why not; who was admitted before is so still.
+    """Admit a run to the queue, or say why not.
+
+    Who was admitted before is so still, whatever was forgotten since: the ledger says whether it
+    waits or was let go, and only a run that it does not know is judged.
 
     Returns:
         The namespace, and the refusal if there is one.
     """
     ledger = space.ledger_of(run.created_at)
-    estimate = None
-    if run.uid not in ledger.runs:
-        verdict = refusal(run.request, space.policy, ledger)
-        if verdict is not None:
-            return space, verdict
-        if ledger.is_full:
-            return space, _deferral(ledger)
-        estimate = estimated_cost(run.request, space.policy, ledger)
-    if run.uid in space.waiting or run.uid in space.working:
-        return space, None
+    known = ledger.runs.get(run.uid)
+    if known is not None:
+        return _restored(space, run, known, ledger), None
+    verdict = refusal(run.request, space.policy, ledger)
+    if verdict is not None:
+        return space, verdict
+    if ledger.is_full:
+        return space, _deferral(ledger)
+    estimate = estimated_cost(run.request, space.policy, ledger)
     noted = ledgers.admit(ledger, run.uid, _sighting(run, RunState.WAITING), estimate)
-    entrant = Waiting(
-        uid=run.uid,
-        name=run.name,
-        user=run.request.user,
-        gpus=run.request.gpus,
-        created_at=run.created_at,
-        priority=run.priority,
-        seconds=_expected_seconds(run.request, ledger),
-    )
-    waiting = {**space.waiting, run.uid: entrant}
-    return replace(_keeping(space, noted), waiting=waiting), None
+    return _waiting(_keeping(space, noted), run, ledger), None
 
 
 def release(space: Namespace, now: datetime) -> Released:
@@ -142,6 +134,28 @@ def forget(space: Namespace, uid: str, *, created_at: datetime) -> Namespace:
     """A run's object is gone: it keeps its place in the month and leaves the gate."""
     ledger = ledgers.vanish(space.ledger_of(created_at), uid)
     return _without(_keeping(space, ledger), uid)
+
+
+def _restored(space: Namespace, run: Applicant, entry: Entry, ledger: Ledger) -> Namespace:
+    if run.uid in space.waiting or run.uid in space.working or entry.state in FINAL:
+        return space
+    space = _waiting(space, run, ledger)
+    if entry.state is RunState.RUNNING:
+        space = _at_work(space, space.waiting[run.uid], run.created_at)
+    return space
+
+
+def _waiting(space: Namespace, run: Applicant, ledger: Ledger) -> Namespace:
+    entrant = Waiting(
+        uid=run.uid,
+        name=run.name,
+        user=run.request.user,
+        gpus=run.request.gpus,
+        created_at=run.created_at,
+        priority=run.priority,
+        seconds=_expected_seconds(run.request, ledger),
+    )
+    return replace(space, waiting={**space.waiting, run.uid: entrant})
 
 
 def _sighting(run: Applicant, state: RunState) -> Sighting:

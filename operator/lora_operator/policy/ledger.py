@@ -134,7 +134,8 @@ def observe(ledger: Ledger, uid: str, seen: Sighting, *, accounted: bool = False
     """
     known = ledger.runs.get(uid)
     if known is None:
-        if accounted:
+        # What was refused at the gate ends without ever having had a place.
+        if accounted or (seen.state is RunState.RETURNED and not seen.gpu_seconds):
             return ledger
         known = _new(seen, None)
         ledger = _with(ledger, uid, known)

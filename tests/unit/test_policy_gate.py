@@ -1,0 +1,178 @@
+"""One namespace at its gate: admission, start, end and money move together."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.policies import NOON, NOVEMBER, a_ledger, a_policy, a_request, seen
+
+from lora_api.policy_ledger import MAX_OPEN_RUNS, RunState
+from lora_operator.policy.gate import Applicant, Deferred, Namespace, ask, forget, note, release
+from lora_operator.policy.ledger import Ledger, Speed, admit
+from lora_operator.policy.limits import Refusal
+from lora_operator.policy.months import Month
+
+
+def a_space(*, ledger: Ledger | None = None, **policy: Any) -> Namespace:  # noqa: ANN401
+    kept = ledger or a_ledger()
+    return Namespace(policy=a_policy(**policy), ledgers={kept.month: kept})
+
+
+def an_applicant(
+    uid: str, user: str = "anna", *, gpus: int = 1, created_at: datetime = NOON
+) -> Applicant:
+    return Applicant(uid=uid, name=uid, request=a_request(user, gpus=gpus), created_at=created_at)
+
+
+def admitted(space: Namespace, *runs: Applicant) -> Namespace:
+    for run in runs:
+        space, verdict = ask(space, run)
+        assert verdict is None
+    return space
+
+
+def test_who_is_admitted_waits_and_has_a_place() -> None:
+    space = admitted(a_space(), an_applicant("u1"))
+    assert list(space.waiting) == ["u1"]
+    assert space.ledgers[NOVEMBER].places == {"anna": 1}
+
+
+def test_who_asks_twice_is_admitted_once() -> None:
+    once = admitted(a_space(monthlyTrainingsPerUser=1), an_applicant("u1"))
+    assert admitted(once, an_applicant("u1")) == once
+
+
+def test_who_was_admitted_before_a_crash_is_not_judged_again() -> None:
+    ledger = admit(a_ledger(), "u1", seen(RunState.WAITING), Decimal(3))
+    space = admitted(a_space(ledger=ledger, monthlyTrainingsPerUser=1), an_applicant("u1"))
+    assert list(space.waiting) == ["u1"]
+    assert space.ledgers[NOVEMBER] == ledger
+
+
+def test_who_was_let_go_before_a_crash_is_at_work_after_it() -> None:
+    space = release(admitted(a_space(maxConcurrentGPUs=1), an_applicant("u1")), NOON).namespace
+    restarted = Namespace(policy=space.policy, ledgers=space.ledgers)
+    back = admitted(restarted, an_applicant("u2", "ben"), an_applicant("u1"))
+    assert list(back.working) == ["u1"]
+    assert release(back, NOON).started == ()
+
+
+def test_who_has_ended_does_not_wait_again() -> None:
+    space = release(admitted(a_space(), an_applicant("u1")), NOON).namespace
+    space = note(space, "u1", seen(RunState.COUNTED), created_at=NOON)
+    assert admitted(space, an_applicant("u1")) == space
+
+
+def test_who_is_refused_leaves_no_trace() -> None:
+    space = admitted(a_space(monthlyTrainingsPerUser=1), an_applicant("u1"))
+    after, verdict = ask(space, an_applicant("u2"))
+    assert isinstance(verdict, Refusal)
+    assert after == space
+    assert note(space, "u2", seen(RunState.RETURNED), created_at=NOON) == space
+
+
+def test_a_full_ledger_defers_and_does_not_refuse() -> None:
+    entry = admit(a_ledger(), "u", seen(), None).runs["u"]
+    full = Ledger(month=NOVEMBER, runs={f"x{n}": entry for n in range(MAX_OPEN_RUNS)})
+    space, verdict = ask(a_space(ledger=full), an_applicant("u1"))
+    assert isinstance(verdict, Deferred)
+    assert "u1" not in space.waiting
+
+
+def test_a_run_belongs_to_the_month_of_its_creation_whenever_it_is_seen() -> None:
+    late = an_applicant("u1", created_at=NOVEMBER.reset - timedelta(seconds=1))
+    early = an_applicant("u2", created_at=NOVEMBER.reset)
+    space = admitted(a_space(monthlyTrainingsPerUser=1), late, early)
+    assert {str(month): ledger.places for month, ledger in space.ledgers.items()} == {
+        "2026-11": {"anna": 1},
+        "2026-12": {"anna": 1},
+    }
+
+
+def test_a_new_month_knows_the_speeds_of_the_last() -> None:
+    speeds = {"sd15": Speed(runs=1, steps=1000, gpu_seconds=500)}
+    space = a_space(ledger=Ledger(month=NOVEMBER, speeds=speeds))
+    december = space.ledger_of(NOVEMBER.reset)
+    assert (december.month, december.speeds) == (Month(2026, 12), speeds)
+
+
+def test_who_is_released_is_at_work_and_the_next_one_waits() -> None:
+    space = admitted(a_space(maxConcurrentGPUs=1), an_applicant("u1"), an_applicant("u2", "ben"))
+    released = release(space, NOON)
+    assert [run.uid for run in released.started] == ["u1"]
+    assert list(released.namespace.waiting) == ["u2"]
+    assert released.namespace.ledgers[NOVEMBER].runs["u1"].state is RunState.RUNNING
+    assert release(released.namespace, NOON).started == ()
+
+
+def test_an_end_makes_room() -> None:
+    space = admitted(a_space(maxConcurrentGPUs=1), an_applicant("u1"), an_applicant("u2", "ben"))
+    space = release(space, NOON).namespace
+    space = note(space, "u1", seen(RunState.COUNTED), created_at=NOON)
+    assert [run.uid for run in release(space, NOON).started] == ["u2"]
+
+
+def test_a_run_that_is_deleted_makes_room_and_keeps_its_place() -> None:
+    space = admitted(a_space(maxConcurrentGPUs=1), an_applicant("u1"))
+    space = forget(release(space, NOON).namespace, "u1", created_at=NOON)
+    assert not space.working
+    assert space.ledgers[NOVEMBER].places == {"anna": 1}
+    assert not space.ledgers[NOVEMBER].runs
+
+
+def test_a_raised_limit_lets_the_next_one_go() -> None:
+    space = admitted(a_space(maxConcurrentGPUs=1), an_applicant("u1"), an_applicant("u2", "ben"))
+    space = release(space, NOON).namespace
+    raised = replace(space, policy=a_policy(maxConcurrentGPUs=2))
+    assert [run.uid for run in release(raised, NOON).started] == ["u2"]
+
+
+def test_once_the_money_is_gone_waiting_runs_are_refused_and_get_their_place_back() -> None:
+    space = admitted(
+        a_space(maxConcurrentGPUs=1, monthlyBudget={"amount": "1"}),
+        an_applicant("u1"),
+        an_applicant("u2", "ben"),
+        an_applicant("cpu", "cleo", gpus=0),
+    )
+    space = release(space, NOON).namespace
+    space = note(space, "u1", seen(gpu_seconds=1000), created_at=NOON)
+    released = release(space, NOON)
+    assert [(run.uid, verdict.reason) for run, verdict in released.refused] == [
+        ("u2", "BudgetExhausted")
+    ]
+    assert released.namespace.ledgers[NOVEMBER].places["ben"] == 0
+    assert set(released.namespace.working) == {"u1", "cpu"}
+
+
+@given(st.data())
+def test_at_any_interleaving_no_more_than_the_limit_are_at_work(data: st.DataObject) -> None:
+    space = a_space(maxConcurrentGPUs=3, monthlyTrainingsPerUser=5)
+    uids = [f"u{number}" for number in range(12)]
+    deleted: set[str] = set()
+    for _ in range(data.draw(st.integers(0, 40))):
+        uid = data.draw(st.sampled_from(uids))
+        match data.draw(st.sampled_from(["ask", "release", "end", "fail", "delete"])):
+            case "ask" if uid not in deleted:
+                space, _ = ask(space, an_applicant(uid, data.draw(st.sampled_from("ab"))))
+            case "release":
+                space = release(space, NOON).namespace
+            case "end" if uid in space.working:
+                space = note(space, uid, seen(RunState.COUNTED), created_at=NOON)
+            case "fail" if uid in space.working:
+                space = note(space, uid, seen(RunState.RETURNED), created_at=NOON)
+            case "delete":
+                deleted.add(uid)
+                space = forget(space, uid, created_at=NOON)
+            case _:
+                pass
+        assert len(space.working) <= 3
+        assert all(count <= 5 for count in space.ledgers[NOVEMBER].places.values())
+        open_runs = {
+            key
+            for key, entry in space.ledgers[NOVEMBER].runs.items()
+            if entry.state in {RunState.WAITING, RunState.RUNNING}
+        }
+        assert open_runs == {*space.waiting, *space.working}
