@@ -28,7 +28,11 @@ def job(folder: Path, sampling_steps: int) -> dict[str, Any]:
         "name": "startup",
         "recipe": "sd15",
         "baseModel": {"uri": f"file://{ROOT}/examples/small-base/model"},
-        "dataset": {"uri": f"file://{ROOT}/examples/quickstart/dataset", "triggerWord": "zorp"},
+        "dataset": {
+            "uri": f"file://{ROOT}/examples/quickstart/dataset",
+            "triggerWord": "zorp",
+            "minFileBytes": 0,
+        },
         "optimization": {"steps": 10, "batchSize": 8, "resolution": 64, "learningRate": 1e-3},
         "validation": {"samplingSteps": sampling_steps},
         "output": {"uri": f"file://{folder}/output"},
