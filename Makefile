@@ -13,8 +13,14 @@ CLUSTER := $(BIN)/python -m lora_cluster
 PACKAGES := -p lora_api -p lora_crd -p lora_cluster -p lora_demo -p lora_operator -p lora_trainer -p smallbase
 SOURCES := api operator trainer-image cluster demo examples benchmarks tests
 
+KILLS ?= 200
+SEED ?= 1
+RUNS ?= 1000
+STEADY ?= 0
+
 .PHONY: help setup generate lock lint test test-unit test-api test-trainer test-e2e \
-        cluster images install demo down clean bench bench-trainer bench-cluster simulate-policy
+        cluster images install demo down clean bench bench-trainer bench-cluster simulate-policy \
+        bench-operator chaos
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +57,7 @@ test: lint ## Everything: lint, unit, API server, trainer and cluster tests
 	$(MAKE) install  # first, because on a fresh machine it builds programs and images side by side
 	$(BIN)/pytest tests/api tests/trainer
 	$(BIN)/pytest tests/e2e
+	$(BIN)/pytest tests/chaos
 
 test-unit: $(STAMP) ## Rules, builders and other pure code (seconds)
 	$(BIN)/pytest tests/unit
@@ -63,6 +70,9 @@ test-trainer: $(STAMP) ## Trains on the small base model (minutes)
 
 test-e2e: install ## Against the full cluster with real pods (minutes)
 	$(BIN)/pytest tests/e2e
+
+chaos: $(STAMP) ## Kill everything at random on the local cluster (KILLS=200 SEED=1)
+	$(BIN)/python -m tests.chaos.storm --kills $(KILLS) --seed $(SEED)
 
 # --- Running it ----------------------------------------------------------------------------------
 
@@ -92,6 +102,9 @@ bench: $(STAMP) ## Operator latency and trainer start-up, as ratios to a floor
 
 bench-trainer: $(STAMP) ## The trainer beside diffusers' script and sd-scripts (PEERS=folder with checkouts)
 	$(BIN)/python -m benchmarks.trainer.measure $(if $(PEERS),--peers $(PEERS))
+
+bench-operator: $(STAMP) ## Runs by the thousand on a real control plane (RUNS=1000 STEADY=0)
+	$(BIN)/python -m benchmarks.operator.measure --runs 100 300 $(RUNS) --steady $(STEADY)
 
 bench-cluster: $(STAMP) ## Stop and start the local cluster, timed
 	$(BIN)/python benchmarks/cluster_up/measure.py

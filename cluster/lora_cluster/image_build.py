@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from lora_cluster import packages
@@ -70,6 +71,34 @@ def build(kind: str) -> str:
             raise ClusterError("ExportFailed", f"buildah built {reference} but does not have it.")
         image_folder().keep_only(lambda name: _is_wanted(name, kind=kind, reference=reference))
         _forget_older(reference)
+    return reference
+
+
+def build_script(name: str, script: Path) -> str:
+    """Build an image whose only program is a Python script, unless its content is unchanged.
+
+    Args:
+        name: Name of the image.
+        script: Needs nothing but the standard library; becomes /trainer.py.
+
+    Returns:
+        The reference, whose tag is the content's key.
+    """
+    packages.ensure(packages.FOR_IMAGES)
+    base = _base_image()
+    reference = f"localhost/{name}:{content_key([script], salt=base)}"
+    if image_folder().find(reference):
+        return reference
+    say(f"building {reference}")
+    with locked(cache_folder() / "images.lock"), tempfile.TemporaryDirectory() as folder:
+        shutil.copy(script, Path(folder) / "trainer.py")
+        (Path(folder) / "Dockerfile").write_text(
+            f"FROM {base}\nCOPY trainer.py /\nUSER 65532:65532\n"
+            'ENTRYPOINT ["python3", "/trainer.py"]\n'
+        )
+        _buildah("build", "--tag", reference, folder, log=f"image-{name}.log")
+        if not export(reference):
+            raise ClusterError("ExportFailed", f"buildah built {reference} but does not have it.")
     return reference
 
 
