@@ -37,6 +37,7 @@ TOGETHER = (
 )
 # Spells a dependency in another case than the rest does, which Go refuses within one command.
 ALONE = ("github.com/rancher/local-path-provisioner",)
+KWOK = "sigs.k8s.io/kwok/cmd/kwok"
 KEPT_BUILDS = 3  # clusters of other checkouts may run on the one before; each takes 0.7 GB
 VERSION_PACKAGE = "k8s.io/component-base/version"
 BUILD_ENVIRONMENT = {
@@ -86,6 +87,36 @@ def ensure_binaries() -> Path:
         if not (target / "complete").exists():
             _build(go, module, target)
     return target
+
+
+def ensure_kwok() -> Path:
+    """Build KWOK, which plays kubelets in benchmarks, and return the program.
+
+    Raises:
+        ClusterError: No usable Go, or the build failed.
+    """
+    module = find_checkout() / "cluster" / "kwok"
+    go = find_go(module)
+    version = subprocess.check_output([go, "env", "GOVERSION"], text=True, cwd="/").strip()
+    program = cache_folder() / "kwok" / content_key(module, go_version=version) / "kwok"
+    with locked(cache_folder() / "kwok.lock"):
+        if not program.exists():
+            say("building KWOK: about 3 minutes, once")
+            partial = program.with_suffix(".partial")
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            command = [go, "build", "-trimpath", "-ldflags", "-s -w", "-o", str(partial), KWOK]
+            result = subprocess.run(
+                ["nice", "-n", "5", *command],
+                cwd=module,
+                env={**os.environ, **BUILD_ENVIRONMENT},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if result.returncode:
+                raise ClusterError("BuildFailed", f"`go build` of KWOK: {result.stderr[-2000:]}")
+            partial.rename(program)
+    return program
 
 
 def _build(go: str, module: Path, target: Path) -> None:

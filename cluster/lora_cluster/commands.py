@@ -106,8 +106,18 @@ def apiserver(
     )
 
 
-def controller_manager(*, binaries: Path, pki: Path, kubeconfig: Path, port: int) -> Component:
-    """The controller manager; the one bridge has all addresses, so nodes get no range."""
+def controller_manager(
+    *, binaries: Path, pki: Path, kubeconfig: Path, port: int, makes_volumes: bool = False
+) -> Component:
+    """The controller manager; the one bridge has all addresses, so nodes get no range.
+
+    Args:
+        binaries: Folder of the programs.
+        pki: Folder of keys and certificates.
+        kubeconfig: Its way to the API server.
+        port: Where it serves.
+        makes_volumes: Bind claims by itself (`kubernetes.io/host-path`), where no pod is real.
+    """
     return Component(
         name="controller-manager",
         argv=(
@@ -128,6 +138,50 @@ def controller_manager(*, binaries: Path, pki: Path, kubeconfig: Path, port: int
             f"--cluster-signing-key-file={pki}/ca.key",
             "--controllers=*,-node-ipam-controller,-node-route-controller",
             "--profiling=false",
+            *(("--enable-hostpath-provisioner",) if makes_volumes else ()),
+        ),
+        needs=("apiserver",),
+    )
+
+
+def scheduler(*, binaries: Path, kubeconfig: Path, port: int) -> Component:
+    """The scheduler, alone and so without an election."""
+    return Component(
+        name="scheduler",
+        argv=(
+            str(binaries / "kube-scheduler"),
+            f"--kubeconfig={kubeconfig}",
+            "--leader-elect=false",
+            "--bind-address=127.0.0.1",
+            f"--secure-port={port}",
+            "--kube-api-qps=200",
+            "--kube-api-burst=400",
+            "--profiling=false",
+        ),
+        needs=("apiserver",),
+    )
+
+
+def kwok(*, program: Path, kubeconfig: Path, stages: Path, pod_cidr: str, port: int) -> Component:
+    """KWOK: plays the kubelet of every node that carries its annotation.
+
+    Args:
+        program: What `ensure_kwok` built.
+        kubeconfig: Its way to the API server.
+        stages: File that says what becomes of pods, and when.
+        pod_cidr: Where pods get their addresses from.
+        port: Where it serves.
+    """
+    return Component(
+        name="kwok",
+        argv=(
+            str(program),
+            f"--kubeconfig={kubeconfig}",
+            f"--config={stages}",
+            f"--cidr={pod_cidr}",
+            "--manage-all-nodes=true",
+            "--node-lease-duration-seconds=40",
+            f"--server-address=127.0.0.1:{port}",
         ),
         needs=("apiserver",),
     )
@@ -193,17 +247,7 @@ def host_components(
             kubeconfig=conf / "controller-manager.kubeconfig",
             port=10257,
         ),
-        Component(
-            name="scheduler",
-            argv=(
-                str(binaries / "kube-scheduler"),
-                f"--kubeconfig={conf}/scheduler.kubeconfig",
-                "--leader-elect=false",
-                "--bind-address=127.0.0.1",
-                "--profiling=false",
-            ),
-            needs=("apiserver",),
-        ),
+        scheduler(binaries=binaries, kubeconfig=conf / "scheduler.kubeconfig", port=SCHEDULER_PORT),
         Component(
             name="kubelet",
             argv=(
@@ -239,6 +283,7 @@ def host_components(
     ]
 
 
+SCHEDULER_PORT = 10259
 FAKE_GPUS = 4
 GPU_LABELS = {
     "nvidia.com/gpu.present": "true",

@@ -39,8 +39,9 @@ CONTROL_PLANE_IDENTITIES = [
     Identity(file="admin", common_name="admin", organization="system:masters"),
     Identity(file="controller-manager", common_name="system:kube-controller-manager"),
 ]
+SCHEDULER = Identity(file="scheduler", common_name="system:kube-scheduler")
 NODE_IDENTITIES = [
-    Identity(file="scheduler", common_name="system:kube-scheduler"),
+    SCHEDULER,
     Identity(
         file="kubelet",
         common_name=f"system:node:{NODE_NAME}",

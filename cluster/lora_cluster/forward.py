@@ -16,12 +16,16 @@ CONNECT_SECONDS = 5.0
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
+    try:
         while data := await reader.read(CHUNK_BYTES):
             writer.write(data)
             await writer.drain()
         if writer.can_write_eof():
             writer.write_eof()
+    except OSError:
+        # One end was reset, as by a server that was killed: the other would wait for ever for an
+        # answer that nobody will give.
+        writer.transport.abort()
 
 
 async def relay(

@@ -13,10 +13,11 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from lora_cluster import configs, packages
-from lora_cluster.builds import ensure_binaries
+from lora_cluster import commands, configs, packages
+from lora_cluster.builds import ensure_binaries, ensure_kwok
 from lora_cluster.commands import Component, apiserver, controller_manager, etcd
 from lora_cluster.errors import ClusterError, last_lines
 from lora_cluster.pki import issue_all
@@ -39,16 +40,23 @@ class LightCluster:
     """
 
     def __init__(self, folder: Path, binaries: Path) -> None:
-        etcd_port, peer_port, port, manager_port = _free_ports(4)
+        ports = _free_ports(6)
+        etcd_port, peer_port, port, self._manager_port, self._scheduler_port, self._kwok_port = (
+            ports
+        )
         pki = folder / "pki"
-        issue_all(pki, configs.CONTROL_PLANE_IDENTITIES)
+        issue_all(pki, [*configs.CONTROL_PLANE_IDENTITIES, configs.SCHEDULER])
         self._folder = folder
         self._tls = admin_context(pki)
         self.binaries = binaries
         self.server = f"https://127.0.0.1:{port}"
         self.kubeconfig = folder / "kubeconfig"
         self.audit_log = folder / "audit.log"
-        for path, user in ((self.kubeconfig, "admin"), (folder / "kcm", "controller-manager")):
+        for path, user in (
+            (self.kubeconfig, "admin"),
+            (folder / "kcm", "controller-manager"),
+            (folder / "scheduler", "scheduler"),
+        ):
             path.touch(mode=0o600)
             path.write_text(configs.kubeconfig(server=self.server, pki=pki, user=user))
         (folder / "audit-policy.json").write_text(configs.audit_policy())
@@ -66,7 +74,7 @@ class LightCluster:
                 audit_policy=folder / "audit-policy.json",
             ),
             "controller-manager": controller_manager(
-                binaries=binaries, pki=pki, kubeconfig=folder / "kcm", port=manager_port
+                binaries=binaries, pki=pki, kubeconfig=folder / "kcm", port=self._manager_port
             ),
         }
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -86,6 +94,44 @@ class LightCluster:
     def start_controller_manager(self) -> None:
         """Start the controllers (Jobs, garbage collection, namespaces); does not wait for them."""
         self._start("controller-manager")
+
+    def start_fake_nodes(self, *, stages: Path, pod_cidr: str) -> None:
+        """Start scheduler, controllers that bind claims, and KWOK in place of kubelets.
+
+        The nodes themselves are the caller's to create.
+
+        Args:
+            stages: KWOK's rules of what becomes of a pod.
+            pod_cidr: Addresses of pods.
+        """
+        binaries, folder = self.binaries, self._folder
+        server = self._components["apiserver"]
+        # KWOK wants lists to be streamed and insists on it, which needs etcd 3.5; Debian has 3.4.
+        without = replace(server, argv=(*server.argv, "--feature-gates=WatchList=false"))
+        self._components["apiserver"] = without
+        self.stop_apiserver()
+        self.start_apiserver()
+        for component in (
+            commands.controller_manager(
+                binaries=binaries,
+                pki=folder / "pki",
+                kubeconfig=folder / "kcm",
+                port=self._manager_port,
+                makes_volumes=True,
+            ),
+            commands.scheduler(
+                binaries=binaries, kubeconfig=folder / "scheduler", port=self._scheduler_port
+            ),
+            commands.kwok(
+                program=ensure_kwok(),
+                kubeconfig=self.kubeconfig,
+                stages=stages,
+                pod_cidr=pod_cidr,
+                port=self._kwok_port,
+            ),
+        ):
+            self._components[component.name] = component
+            self._start(component.name)
 
     def close(self) -> None:
         """End all processes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
 from collections.abc import AsyncIterator
 
 import pytest
@@ -54,6 +55,24 @@ async def test_a_server_that_is_down_looks_like_a_closed_connection() -> None:
     async with forwarding_to(port) as outside:
         reader, writer = await asyncio.open_connection("127.0.0.1", outside)
         assert await reader.read() == b""
+        writer.close()
+
+
+async def test_a_server_that_is_killed_leaves_nobody_waiting_for_its_answer() -> None:
+    async def die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        # So that the kernel resets the connection, as it does for a process that died.
+        at_once = struct.pack("ii", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        writer.transport.abort()
+
+    server = await asyncio.start_server(die, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, forwarding_to(port) as outside:
+        reader, writer = await asyncio.open_connection("127.0.0.1", outside)
+        writer.write(b"?")
+        with contextlib.suppress(ConnectionResetError):
+            assert await asyncio.wait_for(reader.read(), timeout=30) == b""
         writer.close()
 
 
