@@ -25,6 +25,8 @@ _LDM_OUTER = {
     "conv_in": "input_blocks.0.0",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
@@ -46,7 +48,7 @@ def sd15_checkpoint(base: Path, target: Path, *, layers_per_block: int) -> Path:
 def wan_checkpoint(base: Path, target: Path) -> Path:
     """The transformer of a WAN in one file."""
     weights = weights_of(base / "transformer")
-    return _written({_renamed(name, _WAN): weight for name, weight in weights.items()}, target)
+    return _written({wan_name(name): weight for name, weight in weights.items()}, target)
 
 
 def flux_original(weights: Weights) -> Weights:
@@ -60,6 +62,11 @@ def flux_original(weights: Weights) -> Weights:
         ending = name.rsplit(".", 1)[1]
         whole[f"final_layer.adaLN_modulation.1.{ending}"] = torch.cat([shift, scale])
     return whole | {_renamed(name, _FLUX): weight for name, weight in weights.items()}
+
+
+def wan_name(name: str) -> str:
+    """The name of a weight in WAN's own code."""
+    return _renamed(name, _WAN)
 
 
 def weights_of(folder: Path) -> Weights:

@@ -16,10 +16,10 @@ def make_sdxl(folder: Path) -> Path:
     UNet2DConditionModel(
         sample_size=16,
         block_out_channels=(16, 32),
-        layers_per_block=2,
+        layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 2),
+        transformer_layers_per_block=1,
         attention_head_dim=(2, 4),
         norm_num_groups=8,
         use_linear_projection=True,
