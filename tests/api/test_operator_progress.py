@@ -93,15 +93,15 @@ def test_a_running_trainers_progress_reaches_the_status(
     stage: Stage, trainer: Trainer, operator: Operator
 ) -> None:
     trainer.says(TrainerStage.TRAIN, 50)
-    status = stage.is_in("Training", "Running")
+    status = stage.is_in("Training", "Training")
     progress = status["progress"]
     assert (progress["step"], progress["totalSteps"], progress["percent"]) == (50, 200, 25)
     assert (progress["stage"], progress["loss"], progress["eta"]) == ("Train", 0.1, "1m15s")
     assert f'name="{stage.name}",namespace="{stage.namespace}"' in operator.read("/metrics")
     trainer.says(TrainerStage.SAMPLE, 200)
-    assert stage.is_in("Validating", "Running")["progress"]["percent"] == 100
+    assert stage.is_in("Validating", "Validating")["progress"]["percent"] == 100
     trainer.says(TrainerStage.PUBLISH, 200)
-    stage.is_in("Uploading", "Running")
+    stage.is_in("Uploading", "Uploading")
 
 
 def test_the_trainer_is_sent_no_credentials(stage: Stage, trainer: Trainer) -> None:
@@ -142,4 +142,4 @@ def test_a_pod_that_answers_with(
     # It is asked again, and believed once it makes sense.
     trainer.status = 200
     trainer.says(TrainerStage.TRAIN, 50)
-    stage.is_in("Training", "Running")
+    stage.is_in("Training", "Training")
