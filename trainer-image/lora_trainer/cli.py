@@ -6,6 +6,7 @@ document; never as a traceback alone.
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from lora_api.result import Outcome, Result
 from lora_trainer import __version__, log
 
 if TYPE_CHECKING:
+    from lora_trainer.errors import TrainerError
     from lora_trainer.progress import ProgressBoard
 
 _CONTAINER_WORKSPACE = Path("/workspace")
@@ -39,9 +41,11 @@ exit codes:
   0    trained, checked and stored             70   diverged, the same settings would again
   1    a fault nobody foresaw, worth a retry   75   storage failed for now, try again
   2    the command line was wrong              76   trained, not stored: try again to upload
-  65   bad input, never try again              143  SIGTERM: checkpoint saved, try again
+  65   bad input, never try again              77   stalled: stacks are logged, try again
+                                               143  SIGTERM: checkpoint saved, try again
 
 A run that is started again with the same job and workspace goes on where it was.
+SIGUSR1 writes where every thread is to standard error, and the run goes on.
 """
 
 
@@ -129,17 +133,34 @@ def _run(job: JobDocument, workspace: Path, *, fresh: bool) -> int:
     from lora_trainer.run import run_job
     from lora_trainer.server import start_server
     from lora_trainer.stopping import StopFlag
+    from lora_trainer.watchdog import Watchdog, dump_stacks_on_signal
 
     started = _process_started()
     stop, board = StopFlag(), ProgressBoard()
     restore = stop.install()
+
+    def fatal(error: "TrainerError") -> None:
+        """End at once, from any thread: the main one hangs."""
+        code = _fail(error, workspace=str(workspace), board=board)
+        sys.stderr.flush()
+        os._exit(code)
+
+    dump_stacks_on_signal()
+    watchdog = Watchdog(board, timeout_seconds=job.limits.stall_timeout_seconds, on_stall=fatal)
+    watchdog.start()
     server = start_server(board, job.server)
     try:
         with display(board):
             log.info("run", name=job.name, workspace=workspace)
             try:
                 result = run_job(
-                    job, workspace, board=board, stop=stop, started=started, fresh=fresh
+                    job,
+                    workspace,
+                    board=board,
+                    stop=stop,
+                    started=started,
+                    fresh=fresh,
+                    fatal=fatal,
                 )
             except BaseException as error:
                 return _fail(error, workspace=str(workspace), board=board)
@@ -147,6 +168,7 @@ def _run(job: JobDocument, workspace: Path, *, fresh: bool) -> int:
             log.info("done", message=result.message, seconds=round(time.time() - started, 1))
             return int(ExitCode.OK)
     finally:
+        watchdog.stop()
         if server is not None:
             server.stop()
         restore()

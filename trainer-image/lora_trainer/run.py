@@ -5,6 +5,7 @@ is expensive, and nothing is published that was not read back.
 """
 
 import threading
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from lora_trainer.dataset import Dataset
 from lora_trainer.disk import sha256_of_file
 from lora_trainer.embedder import EmbedderFiles, fetch_embedder
 from lora_trainer.environment import confine
-from lora_trainer.errors import StorageError
+from lora_trainer.errors import StorageError, TrainerError
 from lora_trainer.fetch_base import fetch_base_model, open_base
 from lora_trainer.fetch_dataset import fetch_dataset
 from lora_trainer.plan import make_plan, with_identity
@@ -44,6 +45,7 @@ def run_job(
     stop: StopFlag,
     started: float,
     fresh: bool = False,
+    fatal: Callable[[TrainerError], None] = lambda _: None,
 ) -> Result:
     """Do the job, or what is left of it.
 
@@ -54,6 +56,7 @@ def run_job(
         stop: Looked at wherever stopping is safe.
         started: time.time() at which the process started.
         fresh: Forget what earlier attempts finished; caches are kept.
+        fatal: Ends the process at once with a failure, from any thread.
 
     Returns:
         The result of a run that succeeded.
@@ -68,7 +71,14 @@ def run_job(
         confine(root)
         if fresh:
             workspace.forget()
-        context = Context(plan=plan, workspace=workspace, board=board, stop=stop, started=started)
+        context = Context(
+            plan=plan,
+            workspace=workspace,
+            board=board,
+            stop=stop,
+            started=started,
+            fatal=fatal,
+        )
         if workspace.done(Stage.PUBLISH) is None:
             if not _is_complete(workspace):
                 check_output(_open_output(context), job.run_id)
