@@ -29,6 +29,8 @@ STILL_TRUE = timedelta(seconds=150)
 # Kueue puts the Job's uid on the Workload that it makes for it.
 WORKLOAD_JOB_LABEL = "kueue.x-k8s.io/job-uid"
 NOTHING: Mapping[str, datetime] = MappingProxyType({})
+# What kept a pod from a node says nothing about why its node does not start it.
+SCHEDULING = "FailedScheduling"
 _KINDS = {Claim: "PersistentVolumeClaim", Job: "Job", Pod: "Pod"}
 
 
@@ -107,7 +109,9 @@ async def look_up_warnings(client: KubeClient, seen: Observed, now: datetime) ->
         warning = await _latest_warning(client, namespace, job)
         seen = replace(seen, job_warning=warning)
     if pod is not None and pod.is_starting and _is_old(pod, now):
-        warning = await _latest_warning(client, namespace, pod, since=now - STILL_TRUE)
+        warning = await _latest_warning(
+            client, namespace, pod, since=now - STILL_TRUE, but=SCHEDULING
+        )
         seen = replace(seen, pod_warning=warning)
     return seen
 
@@ -135,12 +139,19 @@ def _is_old(child: Claim | Job | Pod, now: datetime) -> bool:
 
 
 async def _latest_warning(
-    client: KubeClient, namespace: str, child: Claim | Job | Pod, *, since: datetime | None = None
+    client: KubeClient,
+    namespace: str,
+    child: Claim | Job | Pod,
+    *,
+    since: datetime | None = None,
+    but: str | None = None,
 ) -> str | None:
     kind = _KINDS[type(child)]
     # By uid, too: events outlive their object by an hour, and an earlier run's had the same name.
     about = {"kind": kind, "name": child.name, "uid": child.uid}
     terms = [f"involvedObject.{field}={value}" for field, value in about.items()]
+    if but is not None:
+        terms.append(f"reason!={but}")
     events = await client.list_objects(
         EVENTS,
         namespace,

@@ -1,5 +1,6 @@
 """The operator's whole way, as a process, against a real API server; the test plays the kubelet."""
 
+import time
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -298,6 +299,8 @@ def test_a_pod_that_its_node_cannot_start_says_why(stage: Stage) -> None:
     stage.bind_pod(pod)
     stage.is_in("Starting", "PodStarting")
     stage.warn_about(pod, "FailedMount", "MountVolume.SetUp failed: no such device")
+    time.sleep(1.1)  # times of events are whole seconds
+    stage.warn_about(pod, "FailedScheduling", "0/1 nodes are available")
     status = stage.is_in("Starting", "ContainerConfigError")
     assert "on node node-1: MountVolume.SetUp failed: no such device" in status["message"]
     stage.set_pod(pod.running())
