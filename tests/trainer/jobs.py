@@ -6,6 +6,7 @@ import copy
 import json
 import multiprocessing
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -43,6 +44,26 @@ class AJob:
         """The same job in another workspace, with an output of its own."""
         output = f"file://{self.folder}/output-{name}"
         return replace(self.having("output.uri", output), workspace_name=name)
+
+    def ephemeral(self) -> Self:
+        """The same job, told that its workspace is lost with its process."""
+        return self.having("workspace.ephemeral", True)
+
+    @property
+    def is_ephemeral(self) -> bool:
+        return bool(self.body.get("workspace", {}).get("ephemeral"))
+
+    def lose(self) -> None:
+        """What becomes of the workspace when the process has ended."""
+        if self.is_ephemeral:
+            shutil.rmtree(self.workspace, ignore_errors=True)
+
+    @property
+    def memory(self) -> Path:
+        """Where an attempt finds what earlier ones did."""
+        if self.is_ephemeral:
+            return self.output / ".workspace" / str(self.body["runId"])
+        return self.workspace
 
     @property
     def workspace(self) -> Path:
@@ -101,8 +122,8 @@ class Forked:
         raise AssertionError("it never happened")
 
     def checkpoint_exists(self, *, at_least: int) -> bool:
-        """Whether a checkpoint of that step or a later one is on disk."""
-        found = self.job.workspace.glob("checkpoints/*/step-*.pt")
+        """Whether a checkpoint of that step or a later one is where another attempt finds it."""
+        found = self.job.memory.glob("checkpoints/*/step-*.pt")
         return any(int(path.stem.removeprefix("step-")) >= at_least for path in found)
 
     def exit_code(self) -> int:

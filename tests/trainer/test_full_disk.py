@@ -1,5 +1,6 @@
 """A workspace without room, for real: the libraries that write have words of their own for it."""
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,7 +48,7 @@ def _full_from(stage: Stage, folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(ProgressBoard, "enter", enter)
 
 
-@pytest.mark.parametrize("stage", [Stage.FETCH, Stage.CACHE, Stage.TRAIN, Stage.SAVE, Stage.SAMPLE])
+@pytest.mark.parametrize("stage", [Stage.FETCH, Stage.CACHE, Stage.TRAIN, Stage.SAVE])
 def test_a_full_disk_is_called_a_full_workspace(
     stage: Stage, job: AJob, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,6 +57,20 @@ def test_a_full_disk_is_called_a_full_workspace(
     assert (code, result.reason) == (ExitCode.BAD_INPUT, Reason.WORKSPACE_FULL), result.message
     assert str(small_disk) in result.message
     assert "workspace.size" in result.message
+
+
+def test_a_disk_that_fills_while_samples_are_drawn_does_not_keep_the_lora_from_being_stored(
+    job: AJob, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _full_from(Stage.SAMPLE, small_disk, monkeypatch)
+    code, result = job.run()
+    assert code == ExitCode.OK, result.message
+    assert job.model
+    assert "samples: left out" in result.message
+    assert "workspace.size" in result.message
+    report = json.loads((job.output / "report.json").read_text())
+    assert report["gate"]["passed"] is False
+    assert not (job.output / "contact-sheet.png").exists()
 
 
 def test_a_disk_that_is_full_once_the_lora_is_stored_costs_nothing(

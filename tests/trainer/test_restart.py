@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 from tests.trainer.jobs import AJob
@@ -13,9 +14,18 @@ from lora_api.reasons import Reason
 from lora_api.result import Outcome, Result
 from lora_trainer import results, run
 from lora_trainer.errors import InterruptedRunError, TrainerError
+from lora_trainer.publish import CONFIG, MODEL, REPORT, SHEET
+from lora_trainer.storage.local import LocalStorage
 from lora_trainer.workspace import Workspace
 
 pytestmark = pytest.mark.trainer
+
+
+@pytest.fixture(params=["kept", "lost"])
+def long(job: AJob, request: pytest.FixtureRequest) -> AJob:
+    """A job whose workspace is kept between two attempts, or lost with each process."""
+    steps = job.with_steps(24)
+    return steps if request.param == "kept" else steps.ephemeral()
 
 
 def test_the_same_seed_gives_the_same_bytes(finished: tuple[AJob, Result], job: AJob) -> None:
@@ -30,23 +40,24 @@ def test_another_seed_gives_other_bytes(finished: tuple[AJob, Result], job: AJob
     assert other.model != finished[0].model
 
 
-def test_a_killed_run_resumes_to_the_same_bytes(finished: tuple[AJob, Result], job: AJob) -> None:
-    long = job.with_steps(24)
+def test_a_killed_run_resumes_to_the_same_bytes(finished: tuple[AJob, Result], long: AJob) -> None:
     run = long.start()
     run.wait_until(lambda: run.checkpoint_exists(at_least=6))
     os.kill(run.pid, signal.SIGKILL)
     assert run.exit_code() == -signal.SIGKILL
-    assert not (long.workspace / "stages" / "save.json").exists(), "killed too late to tell"
+    assert not (long.memory / "stages" / "save.json").exists(), "killed too late to tell"
+    long.lose()
     code, result = long.run()
     assert code == ExitCode.OK
     assert result.step == 24
     assert long.model == finished[0].model
+    assert not (long.output / ".workspace").exists()
 
 
 def test_a_terminated_run_saves_a_checkpoint_says_so_and_resumes_to_the_same_bytes(
-    finished: tuple[AJob, Result], job: AJob
+    finished: tuple[AJob, Result], long: AJob
 ) -> None:
-    long = job.with_steps(24).having("checkpoints.everySteps", 5)
+    long = long.having("checkpoints.everySteps", 5)
     run = long.start()
     run.wait_until(lambda: run.checkpoint_exists(at_least=5))
     os.kill(run.pid, signal.SIGTERM)
@@ -55,6 +66,7 @@ def test_a_terminated_run_saves_a_checkpoint_says_so_and_resumes_to_the_same_byt
     assert (said.outcome, said.retryable) == (Outcome.INTERRUPTED, True)
     assert 5 <= said.step < 24
     assert run.checkpoint_exists(at_least=said.step)
+    long.lose()
     code, _ = long.run()
     assert code == ExitCode.OK
     assert long.model == finished[0].model
@@ -80,17 +92,40 @@ def test_a_run_that_failed_at_the_upload_only_uploads(job: AJob) -> None:
     trained = small.model
     (small.workspace / "stages" / "publish.json").unlink()
     shutil.rmtree(small.output)
-    moved = small.having("dataset.uri", small.body["dataset"]["uri"])
-    shutil.rmtree(small.workspace / "dataset")
+    shutil.rmtree(small.workspace / "dataset", ignore_errors=True)
     shutil.rmtree(small.workspace / "cache")
-    code, result = moved.run()
+    code, result = small.run()
     assert code == ExitCode.OK
     assert small.model == trained
     assert result.stage_seconds.keys() <= {"Plan", "Publish", "Done"}
 
 
+@pytest.mark.parametrize("file", [CONFIG, MODEL, SHEET, REPORT])
+def test_a_run_that_is_killed_while_it_uploads_only_uploads_again(
+    file: str, long: AJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = long.with_steps(2)
+    honest = LocalStorage.upload
+
+    def upload(self: LocalStorage, source: Path, name: str, *, content_type: str) -> None:
+        if name == file:
+            os.kill(os.getpid(), signal.SIGKILL)
+        honest(self, source, name, content_type=content_type)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStorage, "upload", upload)
+        assert small.start().exit_code() == -signal.SIGKILL
+    small.lose()
+    code, result = small.run()
+    assert code == ExitCode.OK, result.message
+    assert small.is_ephemeral or "Train" not in result.stage_seconds
+    assert result.artifact is not None
+    assert result.artifact.digest == f"sha256:{hashlib.sha256(small.model).hexdigest()}"
+    assert not (small.output / ".workspace").exists()
+
+
 def test_an_output_that_fails_after_training_keeps_the_result_for_another_attempt(
-    job: AJob, monkeypatch: pytest.MonkeyPatch
+    job: AJob,
 ) -> None:
     small = job.with_steps(2)
     run = small.start()
@@ -185,22 +220,48 @@ def test_a_model_that_changed_in_the_workspace_is_made_again_not_published(
     assert small.model == trained
 
 
-def test_a_finished_run_does_nothing_when_it_is_started_again(job: AJob) -> None:
-    small = job.with_steps(2)
-    small.run()
+def test_a_finished_run_does_nothing_when_it_is_started_again(long: AJob) -> None:
+    small = long.with_steps(2)
+    first = small.run()[1]
+    small.lose()
     before = (small.output / "model.safetensors").stat().st_mtime_ns
     code, result = small.run()
     assert code == ExitCode.OK
-    assert result.artifact is not None
+    assert (result.artifact, result.validation) == (first.artifact, first.validation)
+    assert (result.message, result.loss) == (first.message, first.loss)
     assert (small.output / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_fresh_trains_again_in_the_same_workspace(job: AJob) -> None:
-    small = job.with_steps(2)
+def test_fresh_trains_again_in_the_same_workspace(long: AJob) -> None:
+    small = long.with_steps(2)
     small.run()
     code, result = small.run("--fresh")
     assert code == ExitCode.OK
     assert "Train" in result.stage_seconds
+
+
+def test_another_runs_copy_of_its_workspace_is_left_alone(job: AJob) -> None:
+    other = job.output / ".workspace" / "run-2" / "checkpoints" / "0" / "step-00000009.pt"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"of another run")
+    assert job.with_steps(2).ephemeral().run()[0] == ExitCode.OK
+    assert other.read_bytes() == b"of another run"
+    assert not (job.output / ".workspace" / "run-1").exists()
+
+
+def test_pictures_on_the_way_change_nothing_of_what_is_trained(
+    finished: tuple[AJob, Result], long: AJob
+) -> None:
+    shown = long.having("validation.sampleEverySteps", 10)
+    run = shown.start()
+    run.wait_until(lambda: run.checkpoint_exists(at_least=10))
+    os.kill(run.pid, signal.SIGKILL)
+    run.exit_code()
+    shown.lose()
+    assert shown.run()[0] == ExitCode.OK
+    assert shown.model == finished[0].model
+    drawn = sorted(path.parent.name for path in shown.output.glob("samples/step-*/*.png"))
+    assert drawn == ["step-00000010", "step-00000020"]
 
 
 def test_a_changed_dataset_starts_the_training_anew(job: AJob, pictures: object) -> None:

@@ -21,8 +21,8 @@ _OPTIMIZERS = {
     Optimizer.PRODIGY: "prodigyopt.prodigy.Prodigy",
     Optimizer.ADAFACTOR: "transformers.optimization.Adafactor",
 }
-# Settings that a published file need not tell: where things lay.
-_PLACES = {"uri", "uris", "componentsUri", "embedderUri"}
+# What a published file need not tell: where things lay, and what was drawn of it.
+_UNTOLD = {"uri", "uris", "componentsUri", "validation", "versions"}
 _MAX_TAGS = 1000
 
 
@@ -116,7 +116,7 @@ def _ours(facts: Facts, part: Part) -> dict[str, Any]:
         "lora_trainer.base_model_digest": facts.base.digest,
         "lora_trainer.dataset_digest": facts.dataset.digest,
         "lora_trainer.target_modules": json.dumps(list(facts.plan.target_modules)),
-        "lora_trainer.settings": json.dumps(_without_places(settings_of(facts)), sort_keys=True),
+        "lora_trainer.settings": json.dumps(_told(settings_of(facts)), sort_keys=True),
         "lora_trainer.versions": json.dumps(versions(), sort_keys=True),
     }
 
@@ -133,9 +133,9 @@ def _tags(facts: Facts) -> dict[str, int]:
     return dict(common)
 
 
-def _without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: _without_places(value) if isinstance(value, Mapping) else value
+        name: _told(value) if isinstance(value, Mapping) else value
         for name, value in settings.items()
-        if name not in _PLACES
+        if name not in _UNTOLD
     }

@@ -4,7 +4,7 @@ A module of its own because curves, pictures on the way and safe copies come and
 the loop calls one object at five moments and stays short.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 
@@ -31,6 +31,33 @@ class LoopObserver(Protocol):
 
     def saved(self, step: int) -> None:
         """A checkpoint of this step is durable."""
+
+
+class WhenSaved:
+    """Calls a function after each checkpoint.
+
+    Args:
+        call: The function.
+    """
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+
+    def began(self, step: int) -> None:
+        """Nothing was saved yet."""
+
+    def applied(self, step: int) -> None:
+        """Nothing was saved yet."""
+
+    def stepped(self, step: int, *, loss: float | None, learning_rate: float) -> None:
+        """Nothing was saved yet."""
+
+    def saving(self, step: int) -> None:
+        """Nothing was saved yet."""
+
+    def saved(self, step: int) -> None:
+        """Call the function."""
+        self._call()
 
 
 class Observers:

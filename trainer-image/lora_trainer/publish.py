@@ -5,8 +5,10 @@ run, and it finds out before a GPU minute is spent that it may not write.
 """
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from lora_api.reasons import Reason
 from lora_trainer import log
@@ -27,6 +29,7 @@ MODEL, CONFIG, REPORT, SHEET, CURVE = (
 _WORTH_SAVING_FROM = frozenset({Reason.ACCESS_DENIED, Reason.OUTPUT_NOT_WRITABLE})
 _PROBE = ".lora-write-check"
 _MAX_CONFIG_BYTES = 1 << 20
+_MAX_REPORT_BYTES = 64 << 20
 _TYPES = {".json": "application/json", ".png": "image/png"}
 
 
@@ -90,6 +93,40 @@ def publish(
         if not (error.retryable or error.reason in _WORTH_SAVING_FROM):
             raise
         raise not_stored(error, folder) from error
+
+
+def stored_report(storage: Storage, *, run_id: str, job_digest: str) -> dict[str, Any] | None:
+    """The report of this very run, where its result is stored already; it is stored last.
+
+    Args:
+        storage: The output.
+        run_id: This run.
+        job_digest: Digest of its job document.
+    """
+    text = storage.read(REPORT, limit_bytes=_MAX_REPORT_BYTES)
+    try:
+        report = json.loads(text or b"null")
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(report, dict):
+        return None
+    mine = report.get("runId") == run_id and report.get("jobDigest") == job_digest
+    return report if mine and storage.exists(MODEL) else None
+
+
+def outcome_of(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What a report says of a run's end, as the marker of its last stage but one has it.
+
+    Args:
+        report: A whole report.json.
+    """
+    return {
+        "artifact": report["artifact"],
+        "validation": report["scores"],
+        "missing": report["leftOut"],
+        "loss": report["trainingLoss"],
+        "steps": report["optimization"]["steps"],
+    }
 
 
 def not_stored(error: StorageError, folder: Path) -> TrainerError:

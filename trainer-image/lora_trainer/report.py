@@ -140,10 +140,7 @@ def make_report(
         "device": facts.device,
         "artifact": artifact.model_dump(mode="json", by_alias=True),
         "trainingLoss": loss,
-        "validation": {
-            **settings_of(facts)["validation"],
-            **quality.validation.model_dump(mode="json", by_alias=True),
-        },
+        "scores": quality.validation.model_dump(mode="json", by_alias=True),
         "gate": {
             "passed": quality.validation.passed,
             "criteria": [one.to_json() for one in quality.judgements],

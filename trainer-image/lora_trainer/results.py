@@ -23,7 +23,7 @@ from lora_trainer.expected import Expected, check_size, expected_of
 from lora_trainer.kohya import with_metadata
 from lora_trainer.lora import RELOADED, activate, read_weights
 from lora_trainer.modelspec import file_metadata
-from lora_trainer.publish import CONFIG, CURVE, MODEL, REPORT, SHEET
+from lora_trainer.publish import CONFIG, CURVE, MODEL, REPORT, SHEET, outcome_of
 from lora_trainer.quality import Quality, similarities_to
 from lora_trainer.recipes import RECIPES
 from lora_trainer.report import make_report, settings_of
@@ -144,14 +144,7 @@ def _write_report(session: Session, quality: Quality) -> None:
         folder=folder,
     )
     write_json(folder / REPORT, report)
-    marker = {
-        "artifact": artifact.model_dump(mode="json", by_alias=True),
-        "validation": quality.validation.model_dump(mode="json", by_alias=True),
-        "missing": quality.missing,
-        "loss": context.board.loss,
-        "steps": session.total_steps,
-    }
-    context.workspace.mark(Stage.SAMPLE, marker)
+    context.workspace.mark(Stage.SAMPLE, outcome_of(report))
 
 
 def _saved_denoiser(session: Session) -> torch.nn.Module:

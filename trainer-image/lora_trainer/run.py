@@ -5,7 +5,6 @@ is expensive, and nothing is published that was not read back.
 """
 
 import threading
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -22,12 +21,20 @@ from lora_trainer.dataset import Dataset
 from lora_trainer.disk import sha256_of_file
 from lora_trainer.embedder import EmbedderFiles, fetch_embedder
 from lora_trainer.environment import confine
-from lora_trainer.errors import StorageError, TrainerError
+from lora_trainer.errors import StorageError
 from lora_trainer.fetch_base import fetch_base_model, open_base
 from lora_trainer.fetch_dataset import fetch_dataset
+from lora_trainer.mirror import kept_safe
 from lora_trainer.plan import make_plan, with_identity
 from lora_trainer.progress import ProgressBoard
-from lora_trainer.publish import MODEL, check_output, not_stored, publish
+from lora_trainer.publish import (
+    MODEL,
+    check_output,
+    not_stored,
+    outcome_of,
+    publish,
+    stored_report,
+)
 from lora_trainer.recipes import RECIPES, check_base
 from lora_trainer.stopping import StopFlag
 from lora_trainer.storage import Storage, open_storage
@@ -45,7 +52,6 @@ def run_job(
     stop: StopFlag,
     started: float,
     fresh: bool = False,
-    fatal: Callable[[TrainerError], None] = lambda _: None,
 ) -> Result:
     """Do the job, or what is left of it.
 
@@ -56,7 +62,6 @@ def run_job(
         stop: Looked at wherever stopping is safe.
         started: time.time() at which the process started.
         fresh: Forget what earlier attempts finished; caches are kept.
-        fatal: Ends the process at once with a failure, from any thread.
 
     Returns:
         The result of a run that succeeded.
@@ -71,22 +76,42 @@ def run_job(
         confine(root)
         if fresh:
             workspace.forget()
-        context = Context(
-            plan=plan,
-            workspace=workspace,
-            board=board,
-            stop=stop,
-            started=started,
-            fatal=fatal,
-        )
-        if workspace.done(Stage.PUBLISH) is None:
-            if not _is_complete(workspace):
-                check_output(_open_output(context), job.run_id)
-                _make_result(context)
-            _publish(context)
-        else:
-            log.info("everything is done already", workspace=root)
+        with kept_safe(job, workspace, fresh=fresh) as keep_safe:
+            context = Context(
+                plan=plan,
+                workspace=workspace,
+                board=board,
+                stop=stop,
+                started=started,
+                keep_safe=keep_safe,
+            )
+            _do_what_is_left(context, fresh=fresh)
         return _succeeded(context)
+
+
+def _do_what_is_left(context: Context, *, fresh: bool) -> None:
+    """Everything up to a stored result."""
+    workspace, run_id = context.workspace, context.plan.job.run_id
+    if workspace.done(Stage.PUBLISH) is None and not fresh:
+        _remember(context)
+    if workspace.done(Stage.PUBLISH) is not None:
+        log.info("everything is done already", workspace=workspace.root)
+        return
+    if not _is_complete(workspace):
+        check_output(_open_output(context), run_id)
+        _make_result(context)
+    _publish(context)
+
+
+def _remember(context: Context) -> None:
+    """See in the output that all is done, where the workspace that knew it was lost."""
+    job, workspace = context.plan.job, context.workspace
+    if not job.workspace.ephemeral:
+        return
+    report = stored_report(_open_output(context), run_id=job.run_id, job_digest=workspace.key)
+    if report is not None:
+        workspace.mark(Stage.SAMPLE, outcome_of(report))
+        workspace.mark(Stage.PUBLISH, {})
 
 
 def _is_complete(workspace: Workspace) -> bool:

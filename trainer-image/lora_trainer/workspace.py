@@ -160,6 +160,7 @@ def open_workspace(root: Path, *, run_id: str, key: str) -> Iterator[Workspace]:
     try:
         _lock(handle, root)
         _claim(root, run_id)
+        _sweep(root)
         yield Workspace(root, key)
     finally:
         os.close(handle)
@@ -174,6 +175,12 @@ def _lock(handle: int, root: Path) -> None:
             f"the workspace {root} is in use by another trainer; wait for it or name another one",
             exit_code=ExitCode.TRANSIENT,
         ) from error
+
+
+def _sweep(root: Path) -> None:
+    """Remove what killed attempts had half written: of a base model that may be gigabytes."""
+    for path in root.rglob(".*.part"):
+        path.unlink(missing_ok=True)
 
 
 def _claim(root: Path, run_id: str) -> None:
