@@ -5,6 +5,7 @@ is expensive, and nothing is published that was not read back.
 """
 
 import threading
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from lora_trainer.dataset import Dataset
 from lora_trainer.disk import sha256_of_file
 from lora_trainer.embedder import EmbedderFiles, fetch_embedder
 from lora_trainer.environment import confine
-from lora_trainer.errors import StorageError
+from lora_trainer.errors import StorageError, TrainerError
 from lora_trainer.fetch_base import fetch_base_model, open_base
 from lora_trainer.fetch_dataset import fetch_dataset
 from lora_trainer.mirror import kept_safe
@@ -52,6 +53,7 @@ def run_job(
     stop: StopFlag,
     started: float,
     fresh: bool = False,
+    fatal: Callable[[TrainerError], None] = lambda _: None,
 ) -> Result:
     """Do the job, or what is left of it.
 
@@ -62,6 +64,7 @@ def run_job(
         stop: Looked at wherever stopping is safe.
         started: time.time() at which the process started.
         fresh: Forget what earlier attempts finished; caches are kept.
+        fatal: Ends the process at once with a failure, from any thread.
 
     Returns:
         The result of a run that succeeded.
@@ -84,6 +87,7 @@ def run_job(
                 stop=stop,
                 started=started,
                 keep_safe=keep_safe,
+                fatal=fatal,
             )
             _do_what_is_left(context, fresh=fresh)
         return _succeeded(context)

@@ -4,36 +4,38 @@ A module of its own because importing it imports torch: run.py gets here only wh
 something to train or draw.
 """
 
-from contextlib import nullcontext
+import os
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from lora_api.progress import Stage
-from lora_api.reasons import Reason
-from lora_api.settings import Precision
+from lora_api.settings import MemoryStrategy, Precision
 from lora_trainer import log
+from lora_trainer.assembly import DTYPES, Task, build_trainer, help_train
 from lora_trainer.basemodel import BaseModel
+from lora_trainer.batches import EMPTY_CAPTION
 from lora_trainer.cache import Cache, fill_cache
+from lora_trainer.compiling import check_compile, forget_compiled
 from lora_trainer.context import Context
 from lora_trainer.course import COURSE, Course
 from lora_trainer.dataset import Dataset
 from lora_trainer.environment import threads
-from lora_trainer.errors import TrainerError
-from lora_trainer.loop import EMPTY_CAPTION, Trainer
-from lora_trainer.lora import attach, find_layers
+from lora_trainer.group import Group
+from lora_trainer.ladder import Ladder
+from lora_trainer.lora import find_layers
+from lora_trainer.memory import check_memory
 from lora_trainer.observers import LoopObserver, Observers, WhenSaved
+from lora_trainer.optimizers import check_optimizer
 from lora_trainer.previews import Previews
-from lora_trainer.recipes import RECIPES, LossSettings, Recipe, load_recipe
+from lora_trainer.processes import processes_for, training_together
+from lora_trainer.recipes import RECIPES, Recipe, load_recipe
 from lora_trainer.report import Facts
 from lora_trainer.sample import Brush
-
-_DTYPES = {
-    Precision.FP32: torch.float32,
-    Precision.BF16: torch.bfloat16,
-    Precision.FP16: torch.float16,
-}
+from lora_trainer.schedule import images_per_step
+from lora_trainer.update import Updater
 
 
 @dataclass(kw_only=True, slots=True)
@@ -73,6 +75,12 @@ class Session:
     inputs: str
     """Digest of all that shapes the weights: settings, pictures, captions, base model."""
 
+    processes: int = 1
+    """How many train together."""
+
+    memory: MemoryStrategy | None = None
+    """How memory was saved, once trained."""
+
     denoiser: torch.nn.Module | None = None
     """The model, once loaded."""
 
@@ -99,11 +107,15 @@ def open_session(context: Context, dataset: Dataset, base: BaseModel) -> Session
         base: Its base model.
 
     Raises:
-        TrainerError: TargetModulesNotFound, or InvalidJob for a precision that can't be had.
+        TrainerError: TargetModulesNotFound, or InvalidJob for what can't be had on this machine.
     """
     torch.set_num_threads(threads())
     plan, job = context.plan, context.plan.job
     recipe = load_recipe(job.recipe, base)
+    check_optimizer(job.optimization.optimizer)
+    check_memory(job.optimization.memory)
+    check_compile(job.optimization.compile)
+    processes = processes_for(job.processes)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     layers = find_layers(recipe.skeleton(), plan.target_modules)
     session = Session(
@@ -116,7 +128,8 @@ def open_session(context: Context, dataset: Dataset, base: BaseModel) -> Session
         precision=_precision(job.optimization.precision, device),
         layers=layers,
         prompts=plan.prompts([sample.caption for sample in dataset.training]),
-        total_steps=plan.total_steps(len(dataset.training)),
+        processes=processes,
+        total_steps=plan.total_steps(len(dataset.epoch), processes=processes),
         inputs=plan.inputs_digest(dataset.digest, base.digest),
     )
     log.info(
@@ -125,6 +138,7 @@ def open_session(context: Context, dataset: Dataset, base: BaseModel) -> Session
         precision=session.precision.value,
         layers=len(layers),
         steps=session.total_steps,
+        processes=processes,
         pictures=len(dataset.training),
         held_out=len(dataset.held_out),
     )
@@ -155,49 +169,78 @@ def cache_inputs(session: Session) -> None:
 
 
 def train(session: Session) -> None:
-    """Train from the newest checkpoint to the last step."""
-    context, job = session.context, session.context.plan.job
-    context.board.enter(Stage.TRAIN)
-    denoiser = load_denoiser(session)
-    parameters = attach(
-        denoiser,
-        session.layers,
-        rank=context.plan.rank,
-        alpha=context.plan.alpha,
-        dropout=job.network.dropout,
-        seed=job.optimization.seed,
+    """Train from the newest checkpoint to the last step, as lean as the device's memory asks."""
+    context, task = session.context, _task(session)
+    ladder = Ladder(
+        wanted=task.plan.job.optimization.memory,
+        record=context.workspace.root / "memory.json",
+        key=f"{_device_name(session.device)} {session.inputs}",
     )
-    context.stop.check("loading the base model")
-    trainer = Trainer(
-        observer=_observers(session, denoiser),
-        recipe=session.recipe,
-        denoiser=denoiser,
-        parameters=parameters,
-        samples=session.dataset.training,
-        cache=session.cache,
-        settings=job.optimization,
-        learning_rate=context.plan.learning_rate,
-        loss_settings=LossSettings(
-            min_snr_gamma=job.optimization.min_snr_gamma,
-            noise_offset=job.optimization.noise_offset,
-            timestep_shift=job.optimization.timestep_shift,
-        ),
-        total_steps=session.total_steps,
-        caption_dropout=job.dataset.caption_dropout,
-        checkpoints=context.workspace.checkpoints(session.inputs),
-        every_steps=job.checkpoints.every_steps,
-        keep=job.checkpoints.keep,
-        device=session.device,
-        board=context.board,
-        stop=context.stop,
-        on_first_step=lambda: log.info("first step", seconds=context.seconds_since_start()),
+    session.memory = ladder.climb_down(
+        lambda rung: _attempt(session, task, rung, ladder),
+        trial=lambda rung: _try(session, task, rung),
     )
-    trainer.run()
     log.info(
         "trained",
         steps=session.total_steps,
         loss=context.board.loss,
         seconds=context.seconds_since_start(),
+    )
+
+
+def _attempt(session: Session, task: Task, rung: MemoryStrategy, ladder: Ladder) -> None:
+    """Train on one rung of the memory ladder, with helpers where there are more devices."""
+    context, session.denoiser = session.context, None
+    context.board.enter(Stage.TRAIN)
+    context.board.divide(_steps_per_epoch(session))
+    helper = partial(help_train, task, rung, ladder)
+    rendezvous = context.workspace.root / f"rendezvous-{os.getpid()}-{rung.value}"
+    with training_together(
+        helper, size=task.processes, rendezvous=rendezvous, fatal=context.fatal
+    ) as group:
+        trainer = build_trainer(
+            task, rung, session.recipe, group=group, board=context.board, stop=context.stop
+        )
+        trainer.observer = _observers(session, trainer.denoiser, trainer.updater)
+        trainer.run()
+    forget_compiled(trainer.denoiser)
+    session.denoiser = trainer.denoiser
+
+
+def _try(session: Session, task: Task, rung: MemoryStrategy) -> None:
+    """See whether a rung fits, for the advice in a refusal."""
+    context = session.context
+    alone = Group(device=session.device)
+    trainer = build_trainer(
+        task, rung, session.recipe, group=alone, board=context.board, stop=context.stop
+    )
+    trainer.try_shapes()
+
+
+def _steps_per_epoch(session: Session) -> float:
+    optimization = session.context.plan.job.optimization
+    return len(session.dataset.epoch) / images_per_step(
+        batch_size=optimization.batch_size,
+        accumulation=optimization.gradient_accumulation_steps,
+        processes=session.processes,
+    )
+
+
+def _task(session: Session) -> Task:
+    plan, workspace = session.context.plan, session.context.workspace
+    return Task(
+        plan=plan,
+        part=session.recipe.part.name,
+        base=session.base,
+        samples=session.dataset.training,
+        cache=workspace.cache,
+        layers=session.layers,
+        precision=session.precision,
+        total_steps=session.total_steps,
+        every_steps=plan.checkpoint_steps(len(session.dataset.epoch), processes=session.processes),
+        checkpoints=workspace.checkpoints(session.inputs),
+        processes=session.processes,
+        started=session.context.started,
     )
 
 
@@ -213,7 +256,7 @@ def brush_of(session: Session, denoiser: torch.nn.Module) -> Brush:
     )
 
 
-def _observers(session: Session, denoiser: torch.nn.Module) -> Observers:
+def _observers(session: Session, denoiser: torch.nn.Module, updater: Updater) -> Observers:
     """Who is told of steps and checkpoints."""
     validation = session.context.plan.job.validation
     folder = session.context.workspace.course(session.inputs)
@@ -230,7 +273,7 @@ def _observers(session: Session, denoiser: torch.nn.Module) -> Observers:
             seed=validation.seed,
             denoiser=denoiser,
             brush=lambda: brush_of(session, denoiser),
-            finished=nullcontext,
+            finished=updater.finished,
         )
         members.append(previews)
     return Observers(members)
@@ -239,7 +282,7 @@ def _observers(session: Session, denoiser: torch.nn.Module) -> Observers:
 def load_denoiser(session: Session) -> torch.nn.Module:
     """Load the base model's denoiser into the session."""
     session.denoiser = session.recipe.load_denoiser(
-        device=session.device, dtype=_DTYPES[session.precision]
+        device=session.device, dtype=DTYPES[session.precision]
     )
     return session.denoiser
 
@@ -248,12 +291,6 @@ def _precision(wanted: Precision, device: torch.device) -> Precision:
     if wanted is Precision.AUTO:
         half = device.type == "cuda" and torch.cuda.is_bf16_supported()
         return Precision.BF16 if half else Precision.FP32
-    if wanted is Precision.FP16:
-        raise TrainerError(
-            Reason.INVALID_JOB,
-            "optimization.precision: fp16 loses small gradients without loss scaling, which this "
-            "version does not do; use auto, bf16 or fp32",
-        )
     return wanted
 
 
