@@ -5,12 +5,15 @@ from pathlib import Path
 import pytest
 
 from lora_api.reasons import Reason
+from lora_api.settings import DatasetSettings
 from lora_trainer.basemodel import check_weight_header, read_configs
 from lora_trainer.captions import MAX_CAPTION_BYTES
 from lora_trainer.download import fetch_files
 from lora_trainer.errors import TrainerError
-from lora_trainer.fetch import FetchedDataset, fetch_base_model, fetch_dataset
+from lora_trainer.fetch_base import BaseSource, fetch_base_model
+from lora_trainer.fetch_dataset import FetchedDataset, fetch_dataset
 from lora_trainer.recipes import RECIPES
+from lora_trainer.stopping import StopFlag
 from lora_trainer.storage import StoredFile
 from lora_trainer.storage.local import LocalStorage
 
@@ -54,9 +57,9 @@ def test_an_object_that_others_need_as_a_folder_is_refused(tmp_path: Path) -> No
 
 def _fetch(source: Path, target: Path) -> FetchedDataset:
     return fetch_dataset(
-        LocalStorage(f"file://{source}", field="dataset.uri"),
+        DatasetSettings(uri=f"file://{source}"),
         target,
-        max_images=20,
+        stop=StopFlag(),
         advance=lambda _done, _total: None,
     )
 
@@ -72,17 +75,25 @@ def _folder_of(path: Path, **sizes: int) -> Path:
 def test_a_text_that_is_no_pictures_caption_is_named_and_not_fetched(tmp_path: Path) -> None:
     source = _folder_of(tmp_path / "there", a_png=9, a_txt=9, README_txt=MAX_CAPTION_BYTES + 1)
     fetched = _fetch(source, tmp_path / "here")
-    assert set(fetched.names) == {"a.png", "a.txt"}
+    assert (fetched.pictures, fetched.captions) == (["a.png"], ["a.txt"])
     assert fetched.orphans == ["README.txt"]
     assert {path.name for path in (tmp_path / "here").iterdir()} == {"a.png", "a.txt"}
 
 
-def test_a_caption_that_is_too_long_is_refused_before_anything_is_fetched(tmp_path: Path) -> None:
+def test_a_caption_that_is_too_long_is_a_fault_and_not_fetched(tmp_path: Path) -> None:
     source = _folder_of(tmp_path / "there", a_png=9, a_txt=MAX_CAPTION_BYTES + 1)
-    with pytest.raises(TrainerError, match=r"dataset\.uri: a\.txt: longer") as caught:
-        _fetch(source, tmp_path / "here")
-    assert caught.value.reason is Reason.INVALID_CAPTIONS
-    assert not (tmp_path / "here").exists()
+    fetched = _fetch(source, tmp_path / "here")
+    assert [(fault.name, fault.is_caption) for fault in fetched.faults] == [("a.txt", True)]
+    assert {path.name for path in (tmp_path / "here").iterdir()} == {"a.png"}
+
+
+def test_a_picture_that_is_too_large_is_a_fault_and_not_fetched(tmp_path: Path) -> None:
+    source = _folder_of(tmp_path / "there", a_png=9, b_png=10_000_001)
+    fetched = _fetch(source, tmp_path / "here")
+    assert [str(fault) for fault in fetched.faults] == [
+        "b.png has 10000001 bytes, more than 10000000 (dataset.maxFileBytes)"
+    ]
+    assert {path.name for path in (tmp_path / "here").iterdir()} == {"a.png"}
 
 
 DEEP = b'{"a":' * 100_000
@@ -91,7 +102,7 @@ DEEP = b'{"a":' * 100_000
 def test_a_config_nested_beyond_reason_is_an_invalid_base_model(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_bytes(DEEP)
     with pytest.raises(TrainerError, match=r"model_index\.json is not readable JSON") as caught:
-        read_configs(tmp_path, RECIPES["sd15"], where="baseModel.uri x")
+        read_configs(tmp_path, RECIPES["sd15"].components, where="baseModel.uri x")
     assert caught.value.reason is Reason.BASE_MODEL_INVALID
 
 
@@ -114,7 +125,7 @@ def test_a_tokenizer_file_too_large_to_be_one_is_refused_from_the_listing(tmp_pa
         file.truncate((32 << 20) + 1)
     with pytest.raises(TrainerError, match=r"tokenizer/vocab\.json: larger than 32 MiB") as caught:
         fetch_base_model(
-            LocalStorage(f"file://{source}", field="baseModel.uri"),
+            BaseSource(folder=LocalStorage(f"file://{source}", field="baseModel.uri")),
             tmp_path / "here",
             RECIPES["sd15"],
             check=lambda _model: None,

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from lora_api.job import JobDocument, explain
+from lora_api.job import JobDocument
 from lora_api.reasons import Reason
 from lora_api.recipes import setting_faults
 from lora_api.settings import Optimizer
+from lora_api.wording import explain
 from lora_trainer.disk import sha256_of_json
 from lora_trainer.errors import TrainerError
 from lora_trainer.recipes import RECIPES, RecipeDefaults
@@ -31,6 +32,7 @@ _SHAPING = {
 }
 UNNAMED_RUN: str = JobDocument.model_fields["run_id"].default
 _MAX_DOCUMENT_BYTES = 1 << 20
+# A character, a scene, an action.
 _DEFAULT_PROMPTS = ("a portrait of {}", "{} in a park", "{} running")
 
 
@@ -120,7 +122,12 @@ class Plan:
         return steps_of(epochs, images=images, per_step=per_step)
 
     def prompts(self, captions: list[str]) -> list[str]:
-        """What is drawn: the job's prompts, else three from the trigger word or the captions."""
+        """What is drawn: the job's prompts, else three from the trigger word or the captions.
+
+        Args:
+            captions: Of the training pictures, which hold what is to be drawn without a trigger
+                word; where they are fewer than three, the first one fills up.
+        """
         if self.job.validation.prompts:
             return list(self.job.validation.prompts)
         subject = self.job.dataset.trigger_word

@@ -155,6 +155,7 @@ def make_report(
                 "sha256": sample.picture.digest,
                 "width": sample.picture.width,
                 "height": sample.picture.height,
+                "frames": sample.picture.frames,
                 "converted": sample.picture.converted,
                 "crop": asdict(sample.crop),
                 "caption": sample.caption,
@@ -162,6 +163,7 @@ def make_report(
             }
             for sample in facts.dataset.samples
         ],
+        "skipped": [{"file": one.name, "why": one.text} for one in facts.dataset.skipped],
         "warnings": [*facts.dataset.warnings, *quality.missing],
         "leftOut": quality.missing,
         "samples": [
