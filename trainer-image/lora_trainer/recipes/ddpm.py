@@ -11,6 +11,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from lora_trainer.recipes import LossSettings
+from lora_trainer.transfer import sent
 
 Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Noisy latents and time steps to the model's prediction."""
@@ -53,8 +54,8 @@ class NoisePrediction:
             # "Diffusion With Offset Noise" (N. Guttenberg, 2023): a shift of whole channels.
             shift = torch.randn((*latents.shape[:2], 1, 1), generator=generator)
             noise = noise + settings.noise_offset * shift
-        noise = noise.to(device)
-        steps = (levels * self._levels).long().clamp_(0, self._levels - 1).to(device)
+        noise = sent(noise, device)
+        steps = sent((levels * self._levels).long().clamp_(0, self._levels - 1), device)
         noisy = self._schedule.add_noise(latents, noise, steps)
         target = self._schedule.get_velocity(latents, noise, steps) if self._velocity else noise
         squares = (predict(noisy, steps).float() - target).pow(2)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import torch
 
+from lora_trainer.transfer import sent
+
 # Both ends of the scale carry nothing to learn, and the normal distribution has none.
 _EDGE = 1e-5
 
@@ -56,8 +58,8 @@ def flow_losses(
     Returns:
         [batch], float32.
     """
-    noise = torch.randn(latents.shape, generator=generator).to(latents.device)
-    sigmas = sigmas.to(latents.device)
+    noise = sent(torch.randn(latents.shape, generator=generator), latents.device)
+    sigmas = sent(sigmas, latents.device)
     share = sigmas.view(-1, *[1] * (latents.dim() - 1))
     noisy = (1.0 - share) * latents + share * noise
     squares = (predict(noisy, sigmas).float() - (noise - latents)).pow(2)

@@ -41,6 +41,7 @@ from lora_trainer.recipes.loading import load_component, skeleton_of
 from lora_trainer.recipes.single_file import single_file_faults
 from lora_trainer.recipes.t5 import T5Text
 from lora_trainer.recipes.vae import KlEncoder, draw_latents, to_picture
+from lora_trainer.transfer import sent
 
 # Guidance is distilled into FLUX.1-dev; trained at 1 (as in sd-scripts), the LoRA keeps it whole.
 _TRAINING_GUIDANCE = 1.0
@@ -147,7 +148,7 @@ class Flux:
                 pooled_projections=batch.text["pooled"].to(dtype),
                 encoder_hidden_states=words,
                 txt_ids=torch.zeros(words.shape[1], 3, device=device, dtype=dtype),
-                img_ids=_places(height // 2, width // 2).to(device, dtype),
+                img_ids=sent(_places(height // 2, width // 2), device).to(dtype),
                 return_dict=False,
             )[0]
             return _unpack(predicted, height, width)

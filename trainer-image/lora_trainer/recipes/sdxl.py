@@ -39,6 +39,7 @@ from lora_trainer.recipes.keys import KOHYA, lora_file, sdxl_unet_layer, text_la
 from lora_trainer.recipes.loading import load_component, skeleton_of
 from lora_trainer.recipes.single_file import single_file_faults
 from lora_trainer.recipes.vae import KlEncoder, draw_latents, to_picture
+from lora_trainer.transfer import sent
 
 # sd-scripts' names of the two text encoders.
 _TEXT_PREFIXES = {"text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
@@ -122,7 +123,7 @@ class StableDiffusionXl:
         latents = draw_latents(batch.moments, generator) * self._scaling_factor
         # "SDXL" (arXiv:2307.01952), section 2.2: original size, crop's corner, size of the crop.
         told = {
-            "time_ids": batch.geometry.to(latents.device, unet.dtype),
+            "time_ids": sent(batch.geometry, latents.device).to(unet.dtype),
             "text_embeds": batch.text["pooled"].to(unet.dtype),
         }
 

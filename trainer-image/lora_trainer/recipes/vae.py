@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from PIL import Image
 
+from lora_trainer.transfer import sent
+
 
 class KlEncoder:
     """Encodes pictures with diffusers' AutoencoderKL.
@@ -38,7 +40,7 @@ def draw_latents(moments: torch.Tensor, generator: torch.Generator) -> torch.Ten
         generator: On the CPU.
     """
     mean, log_variance = moments.float().chunk(2, dim=1)
-    noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+    noise = sent(torch.randn(mean.shape, generator=generator), mean.device)
     return mean + torch.exp(0.5 * log_variance.clamp(-30.0, 20.0)) * noise
 
 
