@@ -20,7 +20,7 @@ STEADY ?= 0
 
 .PHONY: help setup generate lock lint test test-unit test-api test-trainer test-e2e \
         cluster images install demo down clean bench bench-trainer bench-cluster simulate-policy \
-        bench-operator chaos
+        bench-operator chaos chaos-trainer
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,6 +95,10 @@ down: $(STAMP) ## Stop the local cluster and remove all it left
 SEED ?= 1
 simulate-policy: $(STAMP) ## A month of 10,000 runs through the operator's own policy code (SEED=1)
 	$(BIN)/python -m benchmarks.policy_simulation.simulate --seed $(SEED)
+
+KILLS ?= 20
+chaos-trainer: $(STAMP) ## Kill trainings at random moments: make chaos-trainer KILLS=20 SEED=1
+	$(BIN)/python -m tests.trainer.chaos --kills $(KILLS) --seed $(SEED)
 
 bench: $(STAMP) ## Operator latency and trainer start-up, as ratios to a floor
 	$(BIN)/python benchmarks/operator_latency/measure.py
