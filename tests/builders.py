@@ -258,6 +258,7 @@ class AJob:
     status: Object = field(default_factory=lambda: {"active": 1})
     spec: Object = field(default_factory=dict)
     meta: Object = field(default_factory=dict)
+    labels: Object = field(default_factory=dict)
 
     def complete(self) -> Self:
         return self._ended("Complete", "", "") if self.status else self
@@ -272,6 +273,9 @@ class AJob:
 
     def suspended(self) -> Self:
         return replace(self, spec={**self.spec, "suspend": True}, status={})
+
+    def queued_in(self, queue: str) -> Self:
+        return replace(self, labels={"kueue.x-k8s.io/queue-name": queue})
 
     def of_parallelism(self, count: int) -> Self:
         return replace(self, spec={**self.spec, "parallelism": count})
@@ -307,6 +311,7 @@ class AJob:
             "creationTimestamp": stamp(NOW - timedelta(seconds=60)),
             **self.meta,
         }
+        body["metadata"]["labels"] |= self.labels
         body["spec"] |= self.spec
         body["status"] = copy.deepcopy(self.status)
         return body

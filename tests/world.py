@@ -127,7 +127,11 @@ class World:
         if name not in self.jobs:
             self.started[name] = self.now
             self.jobs[name] = Job(
-                name=name, uid=f"uid of {name}", created_at=self.now, suspended=suspended
+                name=name,
+                uid=f"uid of {name}",
+                created_at=self.now,
+                suspended=suspended,
+                queue=None if name == UPLOAD else self.training.run().queue,
             )
 
     def set_suspended(self, name: str, *, suspended: bool) -> None:

@@ -19,7 +19,7 @@ from lora_operator.labels import job_number, upload_job_name, workspace_name
 from lora_operator.state.keys import Key, Object
 from lora_operator.state.pace import FIRST_LOOK_SECONDS
 from lora_operator.state.reading import read_claim, read_job, read_pod, read_run, read_time
-from lora_operator.state.views import Claim, Job, Observed, Pod
+from lora_operator.state.views import Claim, Job, Observed, Pod, PolicyWord
 
 # Warnings about an object that waits; nothing is asked before this, because most waits are short.
 PATIENCE = timedelta(seconds=FIRST_LOOK_SECONDS)
@@ -29,6 +29,7 @@ STILL_TRUE = timedelta(seconds=150)
 # Kueue puts the Job's uid on the Workload that it makes for it.
 WORKLOAD_JOB_LABEL = "kueue.x-k8s.io/job-uid"
 NOTHING: Mapping[str, datetime] = MappingProxyType({})
+NO_WORDS: Mapping[str, PolicyWord] = MappingProxyType({})
 # What kept a pod from a node says nothing about why its node does not start it.
 SCHEDULING = "FailedScheduling"
 _KINDS = {Claim: "PersistentVolumeClaim", Job: "Job", Pod: "Pod"}
@@ -39,6 +40,7 @@ def observe(
     key: Key,
     progress_of: Mapping[str, Progress],
     moved_at: Mapping[str, datetime] = NOTHING,
+    words: Mapping[str, PolicyWord] = NO_WORDS,
 ) -> Observed | None:
     """What the cache knows of a run.
 
@@ -47,6 +49,7 @@ def observe(
         key: The run.
         progress_of: Last told progress by pod uid.
         moved_at: When that last changed, by our clock; not for pods that never could be asked.
+        words: What the namespace's policy says, by the run's uid.
 
     Returns:
         None where the run does not exist.
@@ -65,6 +68,7 @@ def observe(
     pods = _pods_of(cache, key, job)
     return Observed(
         run=run,
+        policy=words.get(run.uid),
         claim=read_claim(claim) if claim is not None else None,
         job=job,
         pods=pods,
@@ -103,7 +107,7 @@ async def look_up_warnings(client: KubeClient, seen: Observed, now: datetime) ->
     if claim is not None and claim.phase == "Pending" and not is_placed and _is_old(claim, now):
         warning = await _latest_warning(client, namespace, claim)
         seen = replace(seen, claim_warning=warning)
-    if job is not None and job.suspended and seen.run.queue is not None:
+    if job is not None and job.suspended and job.queue is not None:
         seen = replace(seen, queue_verdict=await _queue_verdict(client, namespace, job))
     elif job is not None and not job.is_finished and pod is None and _is_old(job, now):
         warning = await _latest_warning(client, namespace, job)

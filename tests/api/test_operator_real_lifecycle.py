@@ -155,6 +155,27 @@ def test_suspending_and_resuming_costs_no_retry(
     assert stage.has(JOBS) == ["anna-train"]
 
 
+def test_a_disruption_budget_does_not_keep_a_run_from_being_suspended(
+    new_stage: NewStage,
+) -> None:
+    stage = new_stage()
+    budget = {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": "all"},
+        "spec": {"minAvailable": 1, "selector": {}},
+    }
+    path = f"/apis/policy/v1/namespaces/{stage.namespace}/poddisruptionbudgets"
+    stage.api.request("POST", path, budget)
+    pod = stage.running_pod()
+    stage.is_in("Starting", "Running")
+    stage.patch({"suspend": True})
+    stage.is_leaving(pod)
+    stage.end(pod, 143)
+    stage.is_in("Suspended", "Suspended")
+    assert stage.job()["status"].get("failed", 0) == 0
+
+
 def test_a_run_suspended_from_the_start_makes_nothing_until_it_is_resumed(
     new_stage: NewStage,
 ) -> None:

@@ -15,6 +15,7 @@ from tests.builders import a_job, a_pod, a_training
 from tests.results import a_good_result
 
 from lora_cluster.light import LightCluster
+from lora_operator.kube.resources import CLAIMS, JOBS, PODS, TRAININGS
 
 pytestmark = pytest.mark.api
 ROOT = Path(__file__).parents[2]
@@ -64,6 +65,29 @@ def operator(restricted_kubeconfig: Path) -> Iterator[Operator]:
     process.kill()
 
 
+def end_early(api: ApiServer, namespace: str) -> None:
+    """A queued run that is suspended, cancelled, cleaned up and deleted: all that needs a right."""
+    training = a_training().named("ben").in_namespace(namespace)
+    stage = Stage(api, training.with_spec("retention", {"jobSeconds": 0, "ttlSeconds": 2}))
+    stage.apply()
+    pod = a_pod().named("ben-train-x").placed()
+    stage.add_pod(pod.running())
+    stage.is_in("Starting", "Running")
+    path = TRAININGS.path(namespace, "ben")
+    merge = "application/merge-patch+json"
+    api.request("PATCH", path, {"spec": {"suspend": True}}, merge)
+    eventually(lambda: stage.job()["spec"].get("suspend"), "the Job is suspended")
+    api.request("PATCH", path, {"spec": {"cancel": {}}}, merge)
+    eventually(lambda: "deletionTimestamp" in stage.job()["metadata"], "the Job is to go")
+    # Nobody collects garbage here, nor ends pods.
+    api.delete(PODS, namespace, pod.name)
+    release: dict[str, object] = {"metadata": {"finalizers": []}}
+    api.request("PATCH", JOBS.path(namespace, "ben-train"), release, merge)
+    claim = CLAIMS.path(namespace, "ben-workspace")
+    eventually(lambda: "deletionTimestamp" in api.request("GET", claim)["metadata"], "so is it")
+    eventually(lambda: api.get(TRAININGS, namespace, "ben") is None, "the run is gone")
+
+
 def test_the_charts_rights_are_enough(light_cluster: LightCluster, operator: Operator) -> None:
     api = ApiServer(light_cluster.kubeconfig)
     operator.start()
@@ -84,6 +108,7 @@ def test_the_charts_rights_are_enough(light_cluster: LightCluster, operator: Ope
     stage.set_job(a_job().complete())
     stage.is_in("Completed")
     eventually(lambda: "Completed" in stage.told(), "the end is told")
+    end_early(api, namespace)
     assert operator.stop() == 0
     # Only the API server knows what was refused: count there, not in the operator.
     refused = [

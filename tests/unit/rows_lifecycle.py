@@ -18,6 +18,7 @@ from lora_operator.state.views import Refusal
 TRAINING = seen().with_pods(a_pod().running()).with_progress(Stage.TRAIN, 40)
 SUSPENDED = a_training().suspended()
 QUEUED = a_training().queued_in("gpus")
+IN_QUEUE = a_job().queued_in("gpus").suspended()
 NOT_STORED = a_pod().ended(
     76, a_bad_result(Reason.UPLOAD_FAILED, "s3://models does not answer.", retryable=True)
 )
@@ -60,7 +61,7 @@ LIFECYCLE: dict[str, Row] = {
     ),
     "a Job in Kueue's queue is queued and quotes Kueue": Row(
         sight=seen(QUEUED)
-        .with_job(a_job().suspended())
+        .with_job(IN_QUEUE)
         .held_by_kueue("QuotaReserved: insufficient quota for nvidia.com/gpu in flavor a100"),
         phase=Phase.QUEUED,
         condition=ConditionType.SUSPENDED,
@@ -69,9 +70,15 @@ LIFECYCLE: dict[str, Row] = {
         says=("queue gpus", "insufficient quota for nvidia.com/gpu"),
     ),
     "where Kueue's words can't be read the Job alone has to do": Row(
-        sight=seen(QUEUED).with_job(a_job().suspended()),
+        sight=seen(QUEUED).with_job(IN_QUEUE),
         phase=Phase.QUEUED,
         condition=ConditionType.RUNNING,
+        reason=Reason.QUEUED,
+        says=("queue gpus.",),
+    ),
+    "a Job that was queued stays Kueue's when the run's label is taken away": Row(
+        sight=seen().with_job(IN_QUEUE),
+        phase=Phase.QUEUED,
         reason=Reason.QUEUED,
         says=("queue gpus.",),
     ),

@@ -9,6 +9,7 @@ from tests.builders import NOW, a_job, a_pod, a_training
 from tests.results import a_bad_result, a_good_result
 from tests.sights import ASight, seen
 from tests.unit.rows_lifecycle import (
+    IN_QUEUE,
     MORE_MEMORY,
     NOT_STORED_AT_LAST,
     OOM,
@@ -48,22 +49,23 @@ def ended(sight: ASight, **retention: object) -> ASight:
 DEEDS: Mapping[str, Deed] = {
     "spec.suspend suspends the Job": Deed(sight=TRAINING.of(SUSPENDED), does=(Action.SUSPEND_JOB,)),
     "once that is done nothing more is": Deed(
-        sight=seen(SUSPENDED).with_job(a_job().suspended()).of(SUSPENDED), later=600, does=()
+        sight=seen(SUSPENDED).with_job(a_job().suspended()).of(SUSPENDED), does=()
     ),
     "nothing is made for a run that is suspended from the start": Deed(
         sight=seen(SUSPENDED), does=()
     ),
     "a run whose spec.suspend was unset goes on": Deed(
-        sight=seen().with_job(a_job().suspended()), later=600, does=(Action.RESUME_JOB,)
+        sight=seen().with_job(a_job().suspended()), does=(Action.RESUME_JOB,)
     ),
     "a Job that somebody scaled to nothing is put right": Deed(
         sight=seen().with_job(a_job().of_parallelism(0)), does=(Action.RESUME_JOB,)
     ),
     "what Kueue suspended is Kueue's to resume": Deed(
-        sight=seen(QUEUED).with_job(a_job().suspended()), later=600, does=()
+        sight=seen(QUEUED).with_job(IN_QUEUE), does=()
     ),
     "spec.suspend takes a Job away from Kueue instead of fighting over its field": Deed(
-        sight=TRAINING.of(QUEUED.suspended()), later=600, does=(Action.DELETE_JOB,)
+        sight=TRAINING.with_job(a_job().queued_in("gpus")).of(QUEUED.suspended()),
+        does=(Action.DELETE_JOB,),
     ),
     "spec.cancel removes the Job": Deed(
         sight=TRAINING.of(a_training().cancelled()), does=(Action.DELETE_JOB,)
@@ -130,6 +132,15 @@ DEEDS: Mapping[str, Deed] = {
     ),
     "a workspace that may hold the only copy stays, whatever the spec says": Deed(
         sight=ended(LOST_RESULT, workspace="Delete", ttlSeconds=0),
+        later=600,
+        does=(Action.DELETE_JOB,),
+    ),
+    "so does one whose LoRA was saved when the time was up": Deed(
+        sight=ended(
+            seen()
+            .with_job(a_job().failed("DeadlineExceeded"))
+            .after(seen().with_pods(a_pod().running()).with_progress(Stage.SAMPLE, 100))
+        ),
         later=600,
         does=(Action.DELETE_JOB,),
     ),
@@ -212,8 +223,11 @@ def test_after_a_suspension_that_took_the_job_away_the_next_one_has_another_name
 
 
 def test_a_change_of_mind_while_the_job_goes_makes_another_job_once_it_is_gone() -> None:
-    suspending = TRAINING.of(QUEUED.suspended()).after(TRAINING).of(QUEUED.suspended())
-    going = suspending.with_job(a_job().being_deleted()).after(suspending).of(QUEUED)
+    queued = TRAINING.with_job(a_job().queued_in("gpus"))
+    suspending = queued.of(QUEUED.suspended()).after(TRAINING).of(QUEUED.suspended())
+    going = (
+        suspending.with_job(a_job().queued_in("gpus").being_deleted()).after(suspending).of(QUEUED)
+    )
     status = status_of(going.decide())
     assert status.job_number == 2
     waiting = going.with_status(status).of(QUEUED)

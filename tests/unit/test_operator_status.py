@@ -6,7 +6,7 @@ import pytest
 from tests.builders import NOW, a_job, a_pod, a_training
 from tests.results import a_bad_result, a_good_result
 from tests.sights import ASight, seen
-from tests.unit.rows_lifecycle import QUEUED, SUSPENDED, TRAINING
+from tests.unit.rows_lifecycle import IN_QUEUE, QUEUED, SUSPENDED, TRAINING
 
 from lora_api.progress import Stage
 from lora_api.reasons import Reason
@@ -48,7 +48,7 @@ def kstatus(status: LoRATrainingStatus, *, generation: int, deleting: bool = Fal
 VERDICTS: dict[str, tuple[ASight, str]] = {
     "a run without a pod": (seen(), "InProgress"),
     "a run whose pod finds no node": (seen().with_pods(a_pod().unschedulable("0/1")), "InProgress"),
-    "a run in Kueue's queue": (seen(QUEUED).with_job(a_job().suspended()), "InProgress"),
+    "a run in Kueue's queue": (seen(QUEUED).with_job(IN_QUEUE), "InProgress"),
     "a run whose image can't be pulled": (
         seen().with_pods(a_pod().waiting("ErrImagePull", "not found")),
         "InProgress",
@@ -175,6 +175,19 @@ def test_gpu_seconds_count_from_the_node_to_the_end_over_all_attempts() -> None:
     running = seen(two_gpus).with_pods(first, second.running()).with_status(status)
     status = status_of(running.decide(now=NOW + timedelta(seconds=60)))
     assert status.gpu_seconds == 200 + 2 * (40 + 60)
+
+
+def test_progress_is_kept_until_the_next_attempt_has_found_its_checkpoint() -> None:
+    status: LoRATrainingStatus | None = status_of(TRAINING.decide())
+    second = a_pod().named("anna-train-x2").aged(1).running()
+    steps = []
+    for stage, step in ((Stage.FETCH, 0), (Stage.LOAD, 0), (Stage.TRAIN, 30), (Stage.TRAIN, 31)):
+        sight = seen().with_pods(second).with_progress(stage, step, 100 if step else 0)
+        status = sight.with_status(status).decide().status
+        assert status is not None
+        assert status.progress is not None
+        steps.append((status.progress.step, status.progress.percent))
+    assert steps == [(40, 40), (40, 40), (30, 30), (31, 31)]
 
 
 def test_passing_seconds_alone_are_no_reason_to_write() -> None:

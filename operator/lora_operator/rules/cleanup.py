@@ -5,12 +5,15 @@ comes before them all: may this workspace hold the only copy of something?
 """
 
 from lora_api.exit_codes import ExitCode
+from lora_api.progress import Stage
 from lora_api.reasons import Reason
 from lora_api.status import ConditionType, LoRATrainingStatus, Phase
 from lora_api.training import LoRATrainingSpec, WorkspaceRetention
 from lora_operator.state.decision import Action
 from lora_operator.state.draft import Draft
 from lora_operator.state.views import Job, Observed
+
+_AFTER_SAVING = frozenset({Stage.SAMPLE, Stage.PUBLISH, Stage.DONE})
 
 
 def clean_up(seen: Observed, draft: Draft) -> None:
@@ -73,8 +76,10 @@ def may_hold_only_copy(status: LoRATrainingStatus) -> bool:
     stored = next((c for c in status.conditions if c.type == ConditionType.ARTIFACT_STORED), None)
     if stored is None or stored.status == "True" or status.phase is Phase.CANCELLED:
         return False
+    progress = status.progress
     return (
         stored.status == "Unknown"
+        or (progress is not None and progress.stage in _AFTER_SAVING)
         or stored.reason in {Reason.UPLOAD_FAILED, Reason.WORKSPACE_LOST}
         or (status.failure is not None and status.failure.exit_code == ExitCode.NOT_STORED)
     )

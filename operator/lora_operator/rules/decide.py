@@ -13,6 +13,7 @@ from lora_operator.rules.failure import job_failed
 from lora_operator.rules.interruption import pod_is_taken_away
 from lora_operator.rules.job_exists import job_exists
 from lora_operator.rules.placement import pod_is_created, pod_is_placed
+from lora_operator.rules.policy import policy_admits
 from lora_operator.rules.running import trainer_runs
 from lora_operator.rules.stall import trainer_makes_progress
 from lora_operator.rules.startup import container_starts
@@ -39,6 +40,7 @@ RULES: tuple[Rule, ...] = (
     run_is_cancelled,
     job_failed,
     upload_is_repeated,
+    policy_admits,
     run_is_suspended,
     workspace_exists,
     job_exists,

@@ -20,6 +20,7 @@ _DOES = {
     Stage.PUBLISH: Reason.UPLOADING,
     Stage.DONE: Reason.UPLOADING,
 }
+_BEFORE_STEPS = frozenset({Stage.PLAN, Stage.FETCH, Stage.VALIDATE, Stage.LOAD, Stage.CACHE})
 _ORDER = tuple(RUNNING_PHASES)
 
 
@@ -44,39 +45,47 @@ def trainer_runs(seen: Observed, draft: Draft) -> Verdict:
 def mirror_progress(seen: Observed, draft: Draft) -> None:
     """Write down what the trainer last told, if that is worth a write."""
     if seen.progress is not None and is_worth_writing(draft.progress, seen.progress, draft.now):
-        draft.progress = to_status(seen.progress, draft.now)
+        draft.progress = to_status(seen.progress, draft.now, draft.progress)
 
 
 def is_worth_writing(known: ProgressStatus | None, told: Progress, now: datetime) -> bool:
     """A new stage, one percent, or any step after 15 s without a write."""
-    if known is None or known.stage != told.stage or known.percent != percent(told):
+    step, total_steps = _steps(known, told)
+    if known is None or known.stage != told.stage or known.percent != percent(step, total_steps):
         return True
-    if known.step == told.step:
+    if known.step == step:
         return False
     return known.updated_at is None or now - known.updated_at >= LONGEST_SILENCE
 
 
-def percent(told: Progress) -> int:
+def percent(step: int, total_steps: int) -> int:
     """Steps done in percent, rounded down."""
-    if not told.total_steps:
-        return 0
-    return min(100, 100 * told.step // told.total_steps)
+    return min(100, 100 * step // total_steps) if total_steps else 0
 
 
-def to_status(told: Progress, now: datetime) -> ProgressStatus:
+def _steps(known: ProgressStatus | None, told: Progress) -> tuple[int, int]:
+    """Steps done and in all; until a new attempt has found its checkpoint, the last one's."""
+    if known is not None and told.stage in _BEFORE_STEPS and not told.step:
+        return known.step, known.total_steps or told.total_steps
+    return told.step, told.total_steps
+
+
+def to_status(told: Progress, now: datetime, known: ProgressStatus | None = None) -> ProgressStatus:
     """The trainer's progress as the status shows it.
 
     Args:
         told: What the pod said.
+        known: What the status shows until now.
         now: Becomes `updatedAt`, from which the next write is timed. The pod's clock may be wrong,
             or lie, so it has no say in how often is written.
     """
     eta = None if told.eta_seconds is None else int(told.eta_seconds)
+    step, total_steps = _steps(known, told)
     return ProgressStatus(
         stage=told.stage,
-        step=told.step,
-        total_steps=told.total_steps,
-        percent=percent(told),
+        step=step,
+        total_steps=total_steps,
+        percent=percent(step, total_steps),
         loss=four_digits(told.loss),
         learning_rate=four_digits(told.learning_rate),
         steps_per_second=four_digits(told.steps_per_second),

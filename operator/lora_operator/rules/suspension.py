@@ -25,8 +25,8 @@ def run_is_suspended(seen: Observed, draft: Draft) -> Verdict:
     draft.set(ConditionType.SUSPENDED, "False", Reason.NOT_SUSPENDED)
     if job is None or job.deleting:
         return _go_on_after_deletion(seen, draft)
-    if job.suspended and seen.run.queue is not None:
-        draft.hold_back(Reason.QUEUED, _verdict(seen, seen.run.queue))
+    if job.suspended and job.queue is not None:
+        draft.hold_back(Reason.QUEUED, _verdict(seen, job.queue))
         draft.revisit_in(LOOK_AGAIN_SECONDS)
         return Verdict.SETTLED
     if job.suspended or job.parallelism != 1:
@@ -39,7 +39,7 @@ def run_is_suspended(seen: Observed, draft: Draft) -> Verdict:
 def _suspend(seen: Observed, draft: Draft) -> Verdict:
     job = seen.job
     draft.set(ConditionType.SUSPENDED, "False", Reason.SUSPENDING)
-    if job is not None and seen.run.queue is not None:
+    if job is not None and job.queue is not None:
         # Kueue would let the Job go at once if we held it back by the same field.
         if not job.deleting:
             draft.do(Action.DELETE_JOB)

@@ -12,7 +12,7 @@ from lora_api.status import LoRATrainingStatus
 from lora_api.training import LoRATrainingSpec
 from lora_api.wording import explain
 from lora_operator.builders.document import job_document
-from lora_operator.labels import QUEUE_LABELS, TRAINER_CONTAINER
+from lora_operator.labels import QUEUE_LABEL, QUEUE_LABELS, TRAINER_CONTAINER
 from lora_operator.state.keys import Object, key_of
 from lora_operator.state.views import Claim, Container, Job, Pod, Run
 
@@ -74,6 +74,7 @@ def read_job(body: Object) -> Job:
         uid=body["metadata"]["uid"],
         created_at=read_time(body["metadata"]["creationTimestamp"]),
         deleting="deletionTimestamp" in body["metadata"],
+        queue=body["metadata"].get("labels", {}).get(QUEUE_LABEL),
         suspended=bool(spec.get("suspend")),
         parallelism=spec.get("parallelism", 1),
         failed_pods=status.get("failed", 0),

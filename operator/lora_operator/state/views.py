@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from lora_api.progress import Progress
 from lora_api.reasons import Reason
-from lora_api.status import LoRATrainingStatus
+from lora_api.status import CostStatus, LoRATrainingStatus
 from lora_api.training import LoRATrainingSpec
 from lora_operator.labels import QUEUE_LABEL, job_name
 from lora_operator.state.keys import Key
@@ -71,6 +71,8 @@ class Job:
     created_at: datetime
     deleting: bool = False
     """Whether its deletion has begun; its pods hold that up."""
+    queue: str | None = None
+    """Kueue's LocalQueue that it was made for, whatever label the run carries by now."""
     suspended: bool = False
     parallelism: int = 1
     failed_pods: int = 0
@@ -156,11 +158,31 @@ class Refused:
     """The API server's own words."""
 
 
+class Permission(StrEnum):
+    """What the namespace's policy says to a run."""
+
+    GRANTED = "Granted"
+    AWAITED = "Awaited"
+    DENIED = "Denied"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyWord:
+    """What the policy says of a run, and what the run has cost."""
+
+    permission: Permission = Permission.GRANTED
+    reason: Reason = Reason.ACCEPTED
+    message: str = ""
+    cost: CostStatus | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
     """Everything a decision is made from."""
 
     run: Run
+    policy: PolicyWord | None = None
+    """What the namespace's policy says; None where it has none."""
     claim: Claim | None = None
     claim_refused: Refused | None = None
     claim_warning: str | None = None
