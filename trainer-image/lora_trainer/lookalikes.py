@@ -56,19 +56,19 @@ def near_duplicates(likenesses: Sequence[Likeness]) -> list[list[int]]:
 
     if len(likenesses) < 2:
         return []
-    halves = np.array(
-        [[one.bits & (1 << 64) - 1, one.bits >> 64] for one in likenesses], dtype=np.uint64
-    )
+    low = np.array([one.bits & (1 << 64) - 1 for one in likenesses], dtype=np.uint64)
+    high = np.array([one.bits >> 64 for one in likenesses], dtype=np.uint64)
     colours = np.array([one.colour for one in likenesses], dtype=np.int16)
     groups: dict[int, list[int]] = defaultdict(list)
     taken = np.zeros(len(likenesses), dtype=bool)
     for first in range(len(likenesses)):
         if taken[first]:
             continue
-        bits = np.bitwise_count(halves[first + 1 :] ^ halves[first]).sum(axis=1)
-        colour = np.abs(colours[first + 1 :] - colours[first]).max(axis=1)
-        alike = (bits <= MAX_DIFFERENT_BITS) & (colour <= _MAX_COLOUR_DIFFERENCE)
-        for other in np.flatnonzero(alike & ~taken[first + 1 :]).tolist():
-            groups[first].append(first + 1 + other)
-            taken[first + 1 + other] = True
+        bits = np.bitwise_count(low[first + 1 :] ^ low[first])
+        bits += np.bitwise_count(high[first + 1 :] ^ high[first])
+        alike = first + 1 + np.flatnonzero(bits <= MAX_DIFFERENT_BITS)
+        colour = np.abs(colours[alike] - colours[first]).max(axis=1, initial=0)
+        for other in alike[(colour <= _MAX_COLOUR_DIFFERENCE) & ~taken[alike]].tolist():
+            groups[first].append(other)
+            taken[other] = True
     return [[first, *others] for first, others in groups.items()]
