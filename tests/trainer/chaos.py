@@ -121,7 +121,7 @@ def unleash(
     outcome = Outcome()
     while outcome.kills.total() < kills:
         which = outcome.runs % 2
-        left = min(_KILLS_PER_RUN, kills - outcome.kills.total())
+        left = min(_KILLS_PER_RUN, max(1, kills // 2), kills - outcome.kills.total())
         plan = _plan(calm[which].timeline, left, chance)
         run = _Run(jobs[which], server, f"fire-{outcome.runs}")
         run.survive(plan, outcome)

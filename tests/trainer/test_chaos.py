@@ -14,3 +14,5 @@ def test_runs_that_are_killed_end_with_the_same_bytes_and_leave_nothing(
 ) -> None:
     outcome = unleash(tmp_path, s3, base=base_model, dataset=pictures, kills=4, seed=1)
     assert outcome.kills.total() == 4
+    assert outcome.runs >= 2
+    assert outcome.lost >= 1
