@@ -26,6 +26,8 @@ FOR_HOST = {
     "nsenter": "util-linux",
     "modprobe": "kmod",
 }
+FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
+FOR_CLOCKS = {FAKETIME: "libfaketime"}
 FOR_IMAGES = {"buildah": "buildah", "mmdebstrap": "mmdebstrap", "skopeo": "skopeo"}
 SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
 PATIENCE_SECONDS = 300.0  # for another apt-get, such as the daily update's

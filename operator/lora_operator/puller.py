@@ -21,6 +21,7 @@ from lora_operator.builders.ownership import is_owned_by
 from lora_operator.cache import Cache, run_of
 from lora_operator.kube.resources import JOBS, PODS, TRAININGS
 from lora_operator.metrics import Metrics
+from lora_operator.moments import Moments
 from lora_operator.rules.running import is_worth_writing
 from lora_operator.settings import ProgressRoute
 from lora_operator.state.keys import Key, Object
@@ -73,7 +74,7 @@ class ProgressPuller:
             on_change: Told the run whose progress is worth a write.
         """
         self.progress_of: dict[str, Progress] = {}
-        self.moved_at: dict[str, datetime] = {}
+        self.moved_at = Moments()
         """When what a pod tells last changed, by our clock and by pod uid."""
         self._cache = cache
         self._pods = pods
@@ -94,9 +95,9 @@ class ProgressPuller:
             targets = list(self._targets())
             await asyncio.gather(*(self._pull(target) for target in targets))
             alive = {target.pod_uid for target in targets}
-            for known in (self.progress_of, self.moved_at):
-                for uid in known.keys() - alive:
-                    del known[uid]
+            self.moved_at.keep_only(alive)
+            for uid in self.progress_of.keys() - alive:
+                del self.progress_of[uid]
             await asyncio.sleep(max(0.1, pace(len(targets)) - (time.monotonic() - begun)))
 
     def _targets(self) -> Iterator[Target]:
@@ -129,10 +130,10 @@ class ProgressPuller:
         body = self._cache.get(TRAININGS, target.run)
         if told is None:
             if body is not None and _was_asked_before(body, target):
-                self.moved_at.setdefault(target.pod_uid, datetime.now(UTC))
+                self.moved_at.note_first(target.pod_uid)
             return
         if known is None or _moved(known, told):
-            self.moved_at[target.pod_uid] = datetime.now(UTC)
+            self.moved_at.note(target.pod_uid)
         if told == known:
             return
         self.progress_of[target.pod_uid] = told

@@ -97,6 +97,8 @@ class Operator:
         self.kubeconfig = kubeconfig
         self.arguments = arguments
         self.identity = identity
+        self.variables: dict[str, str] = {}
+        """Environment on top of what every operator gets."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
@@ -110,6 +112,7 @@ class Operator:
             "KUBECONFIG": str(self.kubeconfig),
             "LORA_TRAINER_IMAGE": "lora-trainer:test",
             **({"POD_NAME": self.identity} if self.identity else {}),
+            **self.variables,
         }
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(

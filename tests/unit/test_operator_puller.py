@@ -12,6 +12,7 @@ from lora_api.progress import Progress, Stage
 from lora_operator.cache import Cache
 from lora_operator.kube.resources import JOBS, PODS, TRAININGS
 from lora_operator.metrics import Metrics
+from lora_operator.moments import Moments
 from lora_operator.puller import ProgressPuller, Target
 from lora_operator.settings import ProgressRoute
 
@@ -119,10 +120,16 @@ async def test_a_trainer_moves_when_it_does_something_not_when_it_answers() -> N
 
 async def test_a_trainer_that_falls_silent_stands_still() -> None:
     puller = a_puller(a_training().stored(), a_job().stored(), running())
+    seconds = iter(range(100))
+    puller.moved_at = Moments(steady=lambda: next(seconds), wall=lambda: NOW)
     puller.says = a_progress(Stage.TRAIN, 40)
     first = await puller.pull_all()
     puller.says = None
-    assert await puller.pull_all() == first
+    second = await puller.pull_all()
+    assert first is not None
+    assert second is not None
+    # Each look at the clock is a second later, so what stands still grows older by that.
+    assert (NOW - first, NOW - second) == (timedelta(seconds=1), timedelta(seconds=2))
 
 
 async def test_silence_proves_nothing_about_a_trainer_that_never_could_be_asked() -> None:

@@ -1,0 +1,86 @@
+"""The operator's wall clock jumps while it leads: runs live on, and the Lease is kept.
+
+A module of its own because the clock is bent for the process alone, by libfaketime from Debian.
+"""
+
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from tests.api.operator_process import ApiServer, Operator, eventually
+from tests.api.stage import Stage
+from tests.builders import a_job, a_pod, a_training
+from tests.results import a_good_result
+
+from lora_cluster import packages
+from lora_cluster.light import LightCluster
+
+pytestmark = pytest.mark.api
+
+
+class BentClock:
+    """How far the operator's wall clock is off, in whole seconds."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "offset"
+        self.bend(0)
+        self.variables = {
+            "LD_PRELOAD": packages.FAKETIME,
+            "FAKETIME_TIMESTAMP_FILE": str(self._file),
+            "FAKETIME_NO_CACHE": "1",
+            # A jump of the wall clock leaves the others alone.
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def bend(self, seconds: int) -> None:
+        self._file.write_text(f"{seconds:+d}\n")
+
+
+@pytest.fixture
+def clock(tmp_path: Path) -> BentClock:
+    packages.ensure(packages.FOR_CLOCKS)
+    return BentClock(tmp_path)
+
+
+@pytest.fixture
+def stage(light_cluster: LightCluster) -> Stage:
+    api = ApiServer(light_cluster.kubeconfig)
+    namespace = api.make_namespace(f"ns-{uuid.uuid4().hex[:8]}")
+    return Stage(api, a_training().in_namespace(namespace))
+
+
+@pytest.fixture
+def operator(stage: Stage, clock: BentClock) -> Iterator[Operator]:
+    arguments = (f"--namespace={stage.namespace}", f"--lease-namespace={stage.namespace}")
+    process = Operator(stage.api.kubeconfig, *arguments)
+    process.variables = clock.variables
+    process.start()
+    eventually(lambda: process.leads, "it leads")
+    yield process
+    process.kill()
+
+
+@pytest.mark.parametrize("jump", [3600, -3600])
+def test_a_jump_of_an_hour_changes_nothing_for_a_run(
+    stage: Stage, operator: Operator, clock: BentClock, jump: int
+) -> None:
+    stage.apply()
+    pod = a_pod().placed()
+    stage.add_pod(pod.running())
+    stage.is_in("Starting", "Running")
+    clock.bend(jump)
+    # Another run shows that the operator has looked around since.
+    other = Stage(stage.api, stage.training.named("ben"))
+    other.apply()
+    other.is_in("Pending", "PodPending")
+    stage.is_in("Starting", "Running")
+    stage.set_pod(pod.ended(0, a_good_result()))
+    stage.set_job(a_job().complete())
+    assert stage.is_in("Completed")["attempts"] == 1
+    assert operator.leads
+    last = datetime.fromisoformat(operator.events()[-1]["time"])
+    assert abs((last - datetime.now(UTC)).total_seconds()) > 1800, "the clock was bent"
+    assert {line["event"] for line in operator.events()}.isdisjoint({"ending", "reconcile broke"})
