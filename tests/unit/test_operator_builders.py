@@ -9,17 +9,26 @@ from tests.builders import RUN_UID, ATraining, a_training
 
 from lora_api import GROUP
 from lora_api.job import JobDocument
-from lora_operator.builders.job import build_job
+from lora_api.status import LoRATrainingStatus
+from lora_operator.builders.job import build_job, build_upload_job
 from lora_operator.builders.ownership import is_left_by_predecessor, is_owned_by, metadata
 from lora_operator.builders.workspace import build_workspace
+from lora_operator.labels import QUEUE_LABEL
 
 Object = dict[str, Any]
+EPHEMERAL = a_training().with_spec("workspace.type", "Ephemeral")
 
 
 def job_of(training: ATraining) -> Object:
     run = training.run()
     assert run.spec is not None
     return build_job(run, run.spec, default_image="default:1")
+
+
+def upload_of(training: ATraining) -> Object:
+    run = training.run()
+    assert run.spec is not None
+    return build_upload_job(run, run.spec, default_image="default:1")
 
 
 def claim_of(training: ATraining) -> Object:
@@ -177,6 +186,71 @@ JOB_FIELDS: dict[str, tuple[Callable[[], Any], Any]] = {
             a_training().with_spec("validation.prompts", ["$(AWS_SECRET_ACCESS_KEY) for $$5"])
         ).validation.prompts[0],
         "$(AWS_SECRET_ACCESS_KEY) for $$5",
+    ),
+    "the trainer is told how long it may stand still": (
+        lambda: (
+            document(
+                a_training().with_spec("limits.stallTimeoutSeconds", 90)
+            ).limits.stall_timeout_seconds
+        ),
+        90,
+    ),
+    "a claim outlives its pod, and the trainer knows": (
+        lambda: document(a_training()).workspace.ephemeral,
+        False,
+    ),
+    "an ephemeral workspace is a bounded folder of the node": (
+        lambda: pod(EPHEMERAL)["volumes"][0],
+        {"name": "workspace", "emptyDir": {"sizeLimit": "20Gi"}},
+    ),
+    "and the trainer is told that it is lost with the pod": (
+        lambda: document(EPHEMERAL).workspace.ephemeral,
+        True,
+    ),
+    "the priority class is the pod's": (
+        lambda: pod(a_training().with_spec("priorityClassName", "high"))["priorityClassName"],
+        "high",
+    ),
+    "memory that was raised is request and limit": (
+        lambda: container(
+            a_training().with_memory("3Gi").with_status(LoRATrainingStatus(memory="5Gi"))
+        )["resources"]["limits"]["memory"],
+        "5Gi",
+    ),
+    "another Job has another name": (
+        lambda: job_of(a_training().with_status(LoRATrainingStatus(job_number=2)))["metadata"][
+            "name"
+        ],
+        "anna-train-2",
+    ),
+    "a Job is let go by the operator": (
+        lambda: job_of(a_training())["spec"].get("suspend", False),
+        False,
+    ),
+    "a queued Job waits for Kueue": (
+        lambda: job_of(a_training().queued_in("gpus"))["spec"]["suspend"],
+        True,
+    ),
+    "and carries Kueue's label, which its pods do not need": (
+        lambda: (
+            job_of(a_training().queued_in("gpus"))["metadata"]["labels"].get(QUEUE_LABEL),
+            QUEUE_LABEL
+            in job_of(a_training().queued_in("gpus"))["spec"]["template"]["metadata"]["labels"],
+        ),
+        ("gpus", False),
+    ),
+    "a repeated upload holds no GPU": (
+        lambda: upload_of(a_training())["spec"]["template"]["spec"]["containers"][0]["resources"],
+        {"requests": {"cpu": "500m", "memory": "8Gi"}, "limits": {"memory": "8Gi"}},
+    ),
+    "and works on the same workspace": (
+        lambda: upload_of(a_training())["spec"]["template"]["spec"]["volumes"][0],
+        {"name": "workspace", "persistentVolumeClaim": {"claimName": "anna-workspace"}},
+    ),
+    "and tries once": (lambda: upload_of(a_training())["spec"]["backoffLimit"], 0),
+    "and goes through no queue": (
+        lambda: QUEUE_LABEL in upload_of(a_training().queued_in("gpus"))["metadata"]["labels"],
+        False,
     ),
     "the claim has the wanted size": (
         lambda: claim_of(a_training().with_spec("workspace.size", "7Gi"))["spec"],
