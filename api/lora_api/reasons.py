@@ -46,6 +46,11 @@ class Reason(StrEnum):
     CREATION_REFUSED = "CreationRefused"
     RETRYING = "Retrying"
     NAME_TAKEN = "NameTaken"
+    # What the namespace's policy refuses.
+    MONTHLY_LIMIT_REACHED = "MonthlyLimitReached"
+    BUDGET_EXHAUSTED = "BudgetExhausted"
+    ESTIMATE_ABOVE_BUDGET = "EstimateAboveBudget"
+    QUOTA_TOO_SMALL = "QuotaTooSmall"
     # Ends found by the operator.
     INVALID_SPEC = "InvalidSpec"
     RECIPE_NOT_FOUND = "RecipeNotFound"
@@ -108,7 +113,7 @@ MEANINGS: dict[Reason, str] = {
     Reason.SETTLED: "Nothing is awaited, or nothing went wrong for good.",
     Reason.SUSPENDING: "spec.suspend is set; the trainer writes a checkpoint and frees its GPU.",
     Reason.SUSPENDED: "spec.suspend is set; the run holds no GPU and goes on where it was.",
-    Reason.QUEUED: "Kueue holds the Job back until its queue has quota for it.",
+    Reason.QUEUED: "The namespace's policy, or Kueue, holds the run back until there is quota.",
     Reason.CANCELLING: "spec.cancel is set; the trainer is being stopped.",
     Reason.CANCELLED: "spec.cancel ended the run.",
     Reason.UNSCHEDULABLE: "No node has what the pod asks for (GPUs, memory, volume zone).",
@@ -119,6 +124,10 @@ MEANINGS: dict[Reason, str] = {
     Reason.CREATION_REFUSED: "The API server refused the Job or the claim (quota, admission).",
     Reason.RETRYING: "An attempt failed in a way that another may not; it is tried again.",
     Reason.NAME_TAKEN: "A Job or claim of the needed name exists and is not this run's.",
+    Reason.MONTHLY_LIMIT_REACHED: "The user has made as many runs this month as the policy allows.",
+    Reason.BUDGET_EXHAUSTED: "The namespace's monthly budget is spent.",
+    Reason.ESTIMATE_ABOVE_BUDGET: "The run would cost more than what is left of the budget.",
+    Reason.QUOTA_TOO_SMALL: "The run needs more at once than the policy ever allows.",
     Reason.INVALID_SPEC: "The stored spec does not fit the schema of this operator.",
     Reason.RECIPE_NOT_FOUND: "spec.recipe names no recipe that this operator knows.",
     Reason.DEADLINE_EXCEEDED: "spec.limits.activeDeadlineSeconds passed.",

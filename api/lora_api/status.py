@@ -18,6 +18,7 @@ from lora_api.base import (
     ReasonWord,
     UnitInterval,
 )
+from lora_api.policy import Money
 
 MAX_RECENT_ATTEMPTS = 10
 Name = Annotated[str, Field(max_length=253)]
@@ -252,6 +253,19 @@ class TimelineStatus(LenientDocument):
     """Held back by spec.suspend."""
 
 
+class CostStatus(LenientDocument):
+    """What the run has cost, where its namespace has a policy."""
+
+    amount: Money
+    """GPU-seconds held, at the prices of the nodes they were held on."""
+
+    currency: Annotated[str, Field(max_length=3)]
+    """The policy's currency."""
+
+    final: bool = False
+    """Whether the run is over and stands in the month's TrainingLedger."""
+
+
 class UploadStatus(LenientDocument):
     """Repeated tries to store what is trained but could not be stored."""
 
@@ -292,7 +306,7 @@ class LoRATrainingStatus(LenientDocument):
     """The last of them, oldest first, with how each ended."""
 
     stalls: Count | None = None
-    """Attempts that were ended because they made no progress."""
+    """Attempts that the operator ended because they made no progress."""
 
     timeline: TimelineStatus | None = None
     """Seconds spent in each part of the run."""
@@ -321,6 +335,9 @@ class LoRATrainingStatus(LenientDocument):
 
     node_name: Name | None = None
     """Node of the latest trainer pod."""
+
+    cost: CostStatus | None = None
+    """What the run has cost; as of the last write."""
 
     artifact: ArtifactStatus | None = None
     """The stored LoRA."""

@@ -1,0 +1,33 @@
+"""What the namespace's policy says: go on, wait in the queue, or never.
+
+A module of its own because the policy is decided for the whole namespace, before any run is looked
+at; here it only becomes words of one run's status.
+"""
+
+from lora_api.reasons import Reason
+from lora_api.status import ConditionType, FailureStatus
+from lora_operator.rules.base import Verdict
+from lora_operator.state.draft import Draft
+from lora_operator.state.pace import LOOK_AGAIN_SECONDS
+from lora_operator.state.views import Observed, Permission
+
+
+def policy_admits(seen: Observed, draft: Draft) -> Verdict:
+    """A run that is not under way needs the policy's permission; one that is keeps what it has."""
+    word = seen.policy
+    if word is None or word.permission is Permission.GRANTED or _is_under_way(seen):
+        return Verdict.CONTINUE
+    if word.permission is Permission.DENIED:
+        draft.set(ConditionType.ADMITTED, "False", word.reason, word.message)
+        draft.fail(FailureStatus(reason=word.reason, message=word.message, retryable=False))
+        return Verdict.SETTLED
+    if seen.run.spec is not None and seen.run.spec.suspend:
+        # Who holds himself back does not stand in the queue.
+        return Verdict.CONTINUE
+    draft.hold_back(Reason.QUEUED, word.message)
+    draft.revisit_in(LOOK_AGAIN_SECONDS)
+    return Verdict.SETTLED
+
+
+def _is_under_way(seen: Observed) -> bool:
+    return bool(seen.live_pods) or (seen.job is not None and not seen.job.suspended)
