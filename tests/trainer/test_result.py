@@ -2,16 +2,22 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
+from pydantic import BaseModel
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tensorboardX.proto.event_pb2 import Event
 from tests.trainer.jobs import AJob
 
 from lora_api.result import Outcome, Result
+from lora_api.settings import DatasetSettings, NetworkSettings, OptimizationSettings
+from lora_trainer.course import Course
 
 Finished = tuple[AJob, Result]
 LAYERS = [
@@ -81,6 +87,82 @@ def test_the_metadata_names_settings_and_sources(finished: Finished) -> None:
     assert metadata["modelspec.trigger_phrase"] == "zorp"
     assert metadata["lora_trainer.base_model_digest"] == report["baseModel"]["digest"]
     assert metadata["lora_trainer.dataset_digest"] == report["dataset"]["digest"]
+
+
+def test_the_metadata_holds_every_setting_and_neither_times_nor_places(
+    finished: Finished,
+) -> None:
+    job, _ = finished
+    with safe_open(job.output / "model.safetensors", "pt") as file:
+        metadata = file.metadata()
+    settings = json.loads(metadata["lora_trainer.settings"])
+    assert settings["network"].keys() >= _spelled(NetworkSettings)
+    assert settings["optimization"].keys() >= _spelled(OptimizationSettings)
+    assert settings["dataset"].keys() >= _spelled(DatasetSettings) - {"uri", "uris"}
+    assert settings["optimization"]["steps"] == 24
+    assert settings["optimization"]["learningRate"] == 1e-3
+    assert "file://" not in " ".join(metadata.values())
+
+
+def _spelled(section: type[BaseModel]) -> set[str]:
+    return {str(field.alias) for field in section.model_fields.values()}
+
+
+def test_the_metadata_says_to_web_interfaces_what_they_show(finished: Finished) -> None:
+    job, _ = finished
+    with safe_open(job.output / "model.safetensors", "pt") as file:
+        metadata = file.metadata()
+    expected = {
+        "ss_optimizer": "torch.optim.adamw.AdamW",
+        "ss_seed": "7",
+        "ss_steps": "24",
+        "ss_num_epochs": "12",  # 4 pictures, 2 at a time
+        "ss_learning_rate": "0.001",
+        "ss_base_model_version": "sd_v1",
+        "ss_output_name": "test-run",
+        "ss_min_snr_gamma": "None",
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.title": "test-run",
+    }
+    assert {name: metadata[name] for name in expected} == expected
+    assert json.loads(metadata["ss_tag_frequency"])["dataset"]["zorp"] >= 3
+    weights = job.model[8 + int.from_bytes(job.model[:8], "little") :]
+    assert metadata["modelspec.hash_sha256"] == f"0x{hashlib.sha256(weights).hexdigest()}"
+
+
+def test_the_loss_curve_is_a_picture_of_the_course(finished: Finished) -> None:
+    job, _ = finished
+    with Image.open(job.output / "loss-curve.png") as curve:
+        assert min(curve.size) >= 400
+        assert len(curve.convert("RGB").getcolors(1 << 20) or []) > 20
+    [course] = job.workspace.glob("course/*/course.csv")
+    assert [point.step for point in Course(course).points()] == list(range(1, 25))
+
+
+def test_tensorboard_events_are_stored_where_the_job_asks(job: AJob) -> None:
+    asked = job.with_steps(3).having("output.tensorboard", True)
+    code, result = asked.run()
+    assert code == 0, result.message
+    [events] = asked.output.glob("tensorboard/events.out.tfevents.*")
+    steps: dict[str, list[int]] = {}
+    for event in _events(events.read_bytes()):
+        for value in event.summary.value:
+            steps.setdefault(value.tag, []).append(event.step)
+    assert steps["train/loss"] == steps["train/learning_rate"] == [1, 2, 3]
+    assert steps["validation/lora_loss"] == [3]
+
+
+def _events(data: bytes) -> Iterator[Any]:
+    """The records of an event file: length, its checksum, an Event, its checksum."""
+    while data:
+        length = int.from_bytes(data[:8], "little")
+        yield Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]
+
+
+def test_a_run_that_asks_for_no_events_stores_none(finished: Finished) -> None:
+    assert not (finished[0].output / "tensorboard").exists()
 
 
 def test_the_file_loads_into_a_fresh_pipeline_and_changes_its_pictures(
