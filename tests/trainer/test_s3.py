@@ -11,6 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import urllib3
+from minio import Minio
 from tests.trainer.jobs import AJob
 from tests.trainer.s3server import READER, ROOT, S3Server
 
@@ -281,3 +283,72 @@ def test_a_stop_ends_the_wait_between_two_tries(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("lora_trainer.storage.retries.DELAYS_SECONDS", (3600.0,))
     with pytest.raises(InterruptedRunError):
         retrying(fail, stop=stop)
+
+
+def _failing(times: float, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A server that takes the model only after some tries; returns the tries."""
+    monkeypatch.setattr("lora_trainer.storage.retries.DELAYS_SECONDS", (0.01, 0.02, 0.04))
+    honest = Minio.put_object
+    tries: list[str] = []
+
+    def put(self: Minio, bucket: str, name: str, *values: object, **rest: object) -> object:
+        if name.endswith("/model.safetensors"):
+            tries.append(name)
+            if len(tries) <= times:
+                raise urllib3.exceptions.ProtocolError("Connection broken")
+        return honest(self, bucket, name, *values, **rest)
+
+    monkeypatch.setattr(Minio, "put_object", put)
+    return tries
+
+
+def test_an_upload_that_fails_three_times_is_tried_a_fourth_time(
+    s3_job: AJob, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = _failing(3, monkeypatch)
+    code, result = s3_job.run()
+    assert code == ExitCode.OK, result.message
+    assert len(tries) == 4
+    assert "report.json" in s3.names("models", _prefix(s3_job))
+
+
+def test_after_the_last_try_the_lora_stays_in_the_workspace_and_only_the_upload_is_repeated(
+    s3_job: AJob, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        tries = _failing(float("inf"), patch)
+        code, result = s3_job.run()
+    assert (code, result.reason) == (ExitCode.NOT_STORED, Reason.UPLOAD_FAILED)
+    assert result.retryable
+    assert len(tries) == 4
+    trained = (s3_job.workspace / "result" / "model.safetensors").read_bytes()
+    assert "model.safetensors" not in s3.names("models", _prefix(s3_job))
+    code, result = s3_job.run()
+    assert code == ExitCode.OK, result.message
+    assert "Train" not in result.stage_seconds
+    assert s3.content("models", f"{_prefix(s3_job)}/model.safetensors") == trained
+
+
+def test_an_unsent_result_of_a_lost_workspace_waits_in_the_outputs_storage(
+    s3_job: AJob, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = s3_job.ephemeral()
+    refused = f"{_prefix(lost)}/model.safetensors"
+    honest = Minio.put_object
+
+    def put(self: Minio, bucket: str, name: str, *values: object, **rest: object) -> object:
+        if name == refused:  # the copy beside it is taken
+            raise urllib3.exceptions.ProtocolError("Connection broken")
+        return honest(self, bucket, name, *values, **rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lora_trainer.storage.retries.DELAYS_SECONDS", (0.01,))
+        patch.setattr(Minio, "put_object", put)
+        assert lost.run()[0] == ExitCode.NOT_STORED
+    lost.lose()
+    code, result = lost.run()
+    assert code == ExitCode.OK, result.message
+    assert "Train" not in result.stage_seconds
+    names = s3.names("models", _prefix(lost))
+    assert "model.safetensors" in names
+    assert not any(name.startswith(".workspace/") for name in names)
