@@ -30,6 +30,7 @@ COLUMNS = [
     column("Steps", ".status.progress.totalSteps", "integer", "Steps in all.", wide=True),
     column("Stage", ".status.progress.stage", "string", "What the trainer does.", wide=True),
     column("Attempts", ".status.attempts", "integer", "Pods started.", wide=True),
+    column("GPU-s", ".status.gpuSeconds", "integer", "GPUs times seconds held.", wide=True),
     column("Node", ".status.nodeName", "string", "Node of the latest pod.", wide=True),
     column("User", ".spec.user", "string", "On whose behalf.", wide=True),
     column("Message", ".status.message", "string", "Why it waits or how it ended.", wide=True),

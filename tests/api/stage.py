@@ -98,6 +98,10 @@ class Stage:
         """Write a pod's status as the kubelet would."""
         status = {**pod.stored()["status"], **more}
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        for condition in status.get("conditions", []):
+            # The builders' fixed moment would have a pod wait for hours already.
+            if "lastTransitionTime" in condition:
+                condition["lastTransitionTime"] = now
         for container in status.get("containerStatuses", []):
             for state in container["state"].values():
                 # The builders' fixed moment would set the Job controller's back-off in the future.
