@@ -62,7 +62,8 @@ class Result(LenientDocument):
         """The result as JSON that fits a termination message.
 
         Returns:
-            At most MAX_RESULT_BYTES of UTF-8; only `message` is shortened to fit.
+            At most MAX_RESULT_BYTES of UTF-8; `message` is shortened to fit, and where the places
+            of the artifact alone take all the room, the gate's reasons go: report.json has them.
         """
         data = self._encode()
         if len(data) <= MAX_RESULT_BYTES:
@@ -74,6 +75,9 @@ class Result(LenientDocument):
             keep = max(0, keep - max(16, (len(data) - MAX_RESULT_BYTES) // 6))
             short = self.model_copy(update={"message": self.message[:keep] + ELLIPSIS})
             data = short._encode()
+        if len(data) > MAX_RESULT_BYTES and self.validation is not None and self.validation.reasons:
+            bare = self.validation.model_copy(update={"reasons": ()})
+            return self.model_copy(update={"validation": bare}).to_termination_message()
         return data
 
     def _encode(self) -> bytes:

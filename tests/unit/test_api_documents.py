@@ -8,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from lora_api.base import MAX_URI_LENGTH
 from lora_api.exit_codes import ExitCode
 from lora_api.job import JobDocument
-from lora_api.progress import Progress
+from lora_api.progress import Progress, Stage
 from lora_api.reasons import MEANINGS, Reason
 from lora_api.result import MAX_RESULT_BYTES, Outcome, Result
+from lora_api.status import ArtifactStatus, ValidationStatus
 from lora_api.wording import explain
 
 MINIMAL: dict[str, Any] = {
@@ -119,6 +121,44 @@ def test_a_termination_message_always_fits_and_can_be_read_back(message: str) ->
     assert len(data) <= MAX_RESULT_BYTES
     json.loads(data)
     assert Result.model_validate_json(data).reason == Reason.INVALID_IMAGES
+
+
+def test_the_result_of_the_longest_places_and_reasons_keeps_what_programs_read() -> None:
+    output = "s3://" + "x" * (MAX_URI_LENGTH - len("s3://"))
+    result = Result(
+        outcome=Outcome.SUCCEEDED,
+        reason=Reason.COMPLETED,
+        message="m" * 2048,
+        retryable=False,
+        step=1_000_000,
+        total_steps=1_000_000,
+        loss=0.12345678901234567,
+        artifact=ArtifactStatus(
+            uri=f"{output}/model.safetensors",
+            digest="sha256:" + "0" * 64,
+            size_bytes=2**40,
+            format="kohya",
+            contact_sheet_uri=f"{output}/contact-sheet.png",
+            report_uri=f"{output}/report.json",
+        ),
+        validation=ValidationStatus(
+            base_loss=0.123456,
+            lora_loss=0.123456,
+            improvement_percent=-100.25,
+            held_out_images=1000,
+            alike=16,
+            compared=16,
+            passed=False,
+            reasons=("r" * 200,) * 4,
+        ),
+        stage_seconds={stage.value: 12345.678 for stage in Stage},
+    )
+    data = result.to_termination_message()
+    assert len(data) <= MAX_RESULT_BYTES
+    kept = Result.model_validate_json(data)
+    assert kept.artifact == result.artifact
+    assert kept.validation is not None
+    assert (kept.validation.passed, kept.validation.lora_loss) == (False, 0.123456)
 
 
 def test_a_shortened_message_says_that_it_was_shortened() -> None:
