@@ -16,7 +16,7 @@ from lora_operator.labels import job_name, upload_job_name
 from lora_operator.rules.decide import decide
 from lora_operator.state.decision import Decision
 from lora_operator.state.reading import read_claim, read_job, read_pod
-from lora_operator.state.views import Job, Observed, Refusal, Refused
+from lora_operator.state.views import Job, Observed, PolicyWord, Refusal, Refused
 from tests.builders import NOW, AJob, APod, ATraining, a_claim, a_job, a_training
 
 
@@ -56,6 +56,9 @@ class ASight:
 
     def held_by_kueue(self, verdict: str) -> Self:
         return self._with(queue_verdict=verdict)
+
+    def told_by_policy(self, word: PolicyWord) -> Self:
+        return self._with(policy=word)
 
     def without_job(self) -> Self:
         return self._with(job=None, pods=(), progress=None)

@@ -51,6 +51,9 @@ class Reason(StrEnum):
     BUDGET_EXHAUSTED = "BudgetExhausted"
     ESTIMATE_ABOVE_BUDGET = "EstimateAboveBudget"
     QUOTA_TOO_SMALL = "QuotaTooSmall"
+    # What a policy warns of.
+    BUDGET_ALERT = "BudgetAlert"
+    TRAINING_EXPENSIVE = "TrainingExpensive"
     # Ends found by the operator.
     INVALID_SPEC = "InvalidSpec"
     RECIPE_NOT_FOUND = "RecipeNotFound"
@@ -125,6 +128,8 @@ MEANINGS: dict[Reason, str] = {
     Reason.RETRYING: "An attempt failed in a way that another may not; it is tried again.",
     Reason.NAME_TAKEN: "A Job or claim of the needed name exists and is not this run's.",
     Reason.MONTHLY_LIMIT_REACHED: "The user has made as many runs this month as the policy allows.",
+    Reason.BUDGET_ALERT: "The namespace has spent a share of its budget that the policy warns at.",
+    Reason.TRAINING_EXPENSIVE: "A run has cost more than the policy's maxCostPerTraining.",
     Reason.BUDGET_EXHAUSTED: "The namespace's monthly budget is spent.",
     Reason.ESTIMATE_ABOVE_BUDGET: "The run would cost more than what is left of the budget.",
     Reason.QUOTA_TOO_SMALL: "The run needs more at once than the policy ever allows.",

@@ -20,15 +20,16 @@ from lora_operator.api_watch import ApiWatch
 from lora_operator.cache import Cache
 from lora_operator.errors import ApiError, OperatorError
 from lora_operator.feed import Feed
+from lora_operator.gatekeeper import Gatekeeper
 from lora_operator.kube.client import KubeClient, no_guard
 from lora_operator.kube.credentials import Connection, connect
-from lora_operator.kube.resources import TRAININGS, watched_paths
+from lora_operator.kube.resources import OWN_KINDS, TRAININGS, watched_paths
 from lora_operator.leader import Elector, LeaseTimes
 from lora_operator.logs import log
 from lora_operator.metrics import Metrics
 from lora_operator.orphans import OrphanSweeper
 from lora_operator.puller import ProgressPuller
-from lora_operator.reconcile import Reconciler
+from lora_operator.reconcile import Reconciler, utc_now
 from lora_operator.run_metrics import RunCollector
 from lora_operator.settings import Settings
 from lora_operator.state.keys import Key, key_of
@@ -107,6 +108,9 @@ class App:
             namespaces=settings.namespaces,
             on_change=self._queue.add,
         )
+        self._gatekeeper = Gatekeeper(
+            client=client, cache=cache, on_change=self._queue.add, now=utc_now
+        )
         api_watch = ApiWatch(metrics=metrics, on_list=self._sweeper.ask)
         self._feed = Feed(
             cache=cache,
@@ -114,6 +118,7 @@ class App:
             middleware=api_watch,
             namespaces=settings.namespaces,
             on_change=self._queue.add,
+            on_policy=self._gatekeeper.policy_changed,
         )
         self._puller = ProgressPuller(
             cache=cache,
@@ -133,6 +138,7 @@ class App:
             metrics=metrics,
             progress_of=self._puller.progress_of,
             moved_at=self._puller.moved_at,
+            gatekeeper=self._gatekeeper,
         )
         self._workers = Workers(
             queue=self._queue,
@@ -199,18 +205,21 @@ class App:
             self._supervise(worker)
         self._start(self._puller.run(), "puller")
         self._start(self._orphans.run(), "orphans")
+        self._start(self._gatekeeper.run(), "gatekeeper")
         if self._settings.leader_elect:
             await self._elector.hold()
         await asyncio.Event().wait()
 
     async def _until_crd(self, stop: asyncio.Event) -> bool:
-        """Wait until LoRATrainings are served; False where told to stop before."""
+        """Wait until our kinds are served; False where told to stop before."""
         told = False
         while not stop.is_set():
             try:
-                if await self._client.serves(TRAININGS):
+                missing = [kind for kind in OWN_KINDS if not await self._client.serves(kind)]
+                if not missing:
                     return True
-                problem = "the CRD loratrainings.loratraining.dev is not installed"
+                problem = " and ".join(f"the CRD {kind.plural}.{kind.group}" for kind in missing)
+                problem += " is not installed: kubectl apply -f crds/"
             except ApiError as error:
                 problem = error.message
             if not told:

@@ -14,7 +14,7 @@ import kopf
 
 from lora_operator.cache import Cache, run_of
 from lora_operator.kube.credentials import Connection, Middleware
-from lora_operator.kube.resources import CHILDREN, WATCHED, Resource
+from lora_operator.kube.resources import CHILDREN, POLICIES, WATCHED, Resource
 from lora_operator.labels import CHILD_SELECTOR
 from lora_operator.state.keys import Key, key_of
 
@@ -38,6 +38,7 @@ class Feed:
         middleware: Middleware,
         namespaces: tuple[str, ...],
         on_change: Callable[[Key], None],
+        on_policy: Callable[[str], None],
     ) -> None:
         """Wire the feed.
 
@@ -47,12 +48,14 @@ class Feed:
             middleware: Sees each request that kopf makes.
             namespaces: Namespaces to watch; empty for all.
             on_change: Told the run that an object belongs to, when that object is news.
+            on_policy: Told the namespace whose policy is news.
         """
         self._cache = cache
         self._connection = connection
         self._middleware = middleware
         self._namespaces = namespaces
         self._on_change = on_change
+        self._on_policy = on_policy
         self._stop = asyncio.Event()
         self.started = asyncio.Event()
         """Set once watching has begun."""
@@ -116,6 +119,8 @@ class Feed:
         run = run_of(resource, body)
         if news and run is not None:
             self._on_change(run)
+        if news and resource is POLICIES:
+            self._on_policy(body["metadata"]["namespace"])
 
 
 class _Patience:

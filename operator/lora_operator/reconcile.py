@@ -15,12 +15,13 @@ from lora_api.status import LoRATrainingStatus, Phase
 from lora_operator.actions import Actor
 from lora_operator.cache import Cache
 from lora_operator.errors import ConflictError, NotFoundError, OperatorError
+from lora_operator.gatekeeper import Gatekeeper
 from lora_operator.kube.client import KubeClient
 from lora_operator.kube.resources import CLAIMS, JOBS, PODS, TRAININGS, Resource
 from lora_operator.labels import RUN_UID_LABEL
 from lora_operator.logs import log
 from lora_operator.metrics import Metrics
-from lora_operator.observe import NOTHING, look_up_warnings, observe
+from lora_operator.observe import NO_WORDS, NOTHING, look_up_warnings, observe
 from lora_operator.rules.decide import decide
 from lora_operator.run_metrics import bounded_reason, bounded_recipe
 from lora_operator.state.decision import Action, Decision, Event
@@ -48,9 +49,13 @@ class Reconciler:
         metrics: Metrics,
         progress_of: Mapping[str, Progress],
         moved_at: Mapping[str, datetime] = NOTHING,
+        gatekeeper: Gatekeeper | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
-        """Wire the parts together; `progress_of` and `moved_at` are filled by the puller."""
+        """Wire the parts together; `progress_of` and `moved_at` are filled by the puller.
+
+        Without a gatekeeper no namespace has a policy.
+        """
         self._client = client
         self._cache = cache
         self._actor = actor
@@ -58,6 +63,7 @@ class Reconciler:
         self._metrics = metrics
         self._progress_of = progress_of
         self._moved_at = moved_at
+        self._gatekeeper = gatekeeper
         self._now = now
         self._unreadable: dict[Key, str] = {}
 
@@ -86,6 +92,8 @@ class Reconciler:
         return max(0.0, (decision.revisit_at - self._now()).total_seconds())
 
     async def _reconcile(self, key: Key) -> Decision | None:
+        if self._gatekeeper is not None:
+            await self._gatekeeper.look(key)
         seen = self._observe(key)
         self._note_unreadable(key, seen)
         if seen is None:
@@ -112,7 +120,8 @@ class Reconciler:
         return decision
 
     def _observe(self, key: Key) -> Observed | None:
-        return observe(self._cache, key, self._progress_of, self._moved_at)
+        words = NO_WORDS if self._gatekeeper is None else self._gatekeeper.words
+        return observe(self._cache, key, self._progress_of, self._moved_at, words)
 
     async def _act(self, key: Key, wished: tuple[Action, ...]) -> Observed | None:
         """What there is of a run, once what was due has been done.

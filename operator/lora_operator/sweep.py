@@ -10,7 +10,7 @@ from collections.abc import Callable
 from lora_operator.cache import Cache
 from lora_operator.errors import ApiError
 from lora_operator.kube.client import KubeClient
-from lora_operator.kube.resources import TRAININGS, WATCHED, Resource
+from lora_operator.kube.resources import CHILDREN, WATCHED, Resource
 from lora_operator.labels import CHILD_SELECTOR
 from lora_operator.logs import log
 from lora_operator.metrics import Metrics
@@ -93,7 +93,7 @@ class Sweeper:
                 self._on_change(run)
 
     async def _listed(self, kind: Resource) -> set[str]:
-        selector = None if kind is TRAININGS else CHILD_SELECTOR
+        selector = CHILD_SELECTOR if kind in CHILDREN else None
         uids = set()
         for namespace in self._namespaces:
             items = self._client.list_metadata(kind, namespace, label_selector=selector)

@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.policies import a_ledger, a_policy, a_request, seen
+from tests.policies import NOVEMBER, a_ledger, a_policy, a_request, seen
 
 from lora_api.policy import PriceSettings, TrainingPolicySpec
 from lora_api.policy_ledger import RunState
@@ -269,7 +269,7 @@ CROSSINGS = [
 )
 def test_budget_alerts(sentence: str, before: str, after: str, told: list[str]) -> None:
     policy = a_policy(**BUDGET)
-    alerts = budget_alerts(used(spent=before), used(spent=after), policy)
+    alerts = budget_alerts(Decimal(before), Decimal(after), month=NOVEMBER, policy=policy)
     assert [alert.reason for alert in alerts] == told, sentence
 
 

@@ -58,8 +58,8 @@ class KubeClient:
         self._guard = guard
         self._timeout_seconds = timeout_seconds
 
-    async def get(self, resource: Resource, namespace: str, name: str) -> Object:
-        """Read one object, live."""
+    async def get(self, resource: Resource, namespace: str | None, name: str) -> Object:
+        """Read one object, live; a namespace is missing where the kind has none."""
         return await self._request("GET", resource.path(namespace, name))
 
     async def create(self, resource: Resource, namespace: str, body: Object) -> Object:

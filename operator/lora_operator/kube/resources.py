@@ -6,6 +6,8 @@ A module of its own because watching, reading and writing must agree on the same
 from dataclasses import dataclass
 
 from lora_api import GROUP, VERSION
+from lora_api.policy import POLICY_PLURAL
+from lora_api.policy_ledger import LEDGER_PLURAL
 from lora_api.training import PLURAL
 
 
@@ -40,15 +42,19 @@ class Resource:
 
 
 TRAININGS = Resource(group=GROUP, version=VERSION, plural=PLURAL)
+POLICIES = Resource(group=GROUP, version=VERSION, plural=POLICY_PLURAL)
+LEDGERS = Resource(group=GROUP, version=VERSION, plural=LEDGER_PLURAL)
 JOBS = Resource(group="batch", version="v1", plural="jobs")
 PODS = Resource(group="", version="v1", plural="pods")
 CLAIMS = Resource(group="", version="v1", plural="persistentvolumeclaims")
 EVENTS = Resource(group="", version="v1", plural="events")
 WORKLOADS = Resource(group="kueue.x-k8s.io", version="v1beta1", plural="workloads")
+NODES = Resource(group="", version="v1", plural="nodes")
 LEASES = Resource(group="coordination.k8s.io", version="v1", plural="leases")
 
+OWN_KINDS = (TRAININGS, POLICIES, LEDGERS)
 CHILDREN = (JOBS, PODS, CLAIMS)
-WATCHED = (TRAININGS, *CHILDREN)
+WATCHED = (TRAININGS, POLICIES, *CHILDREN)
 
 
 def watched_paths(namespaces: tuple[str, ...]) -> frozenset[str]:

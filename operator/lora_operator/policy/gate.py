@@ -93,6 +93,29 @@ def ask(space: Namespace, run: Applicant) -> tuple[Namespace, Refusal | Deferred
     return _waiting(_keeping(space, noted), run, ledger), None
 
 
+def recall(space: Namespace, run: Applicant) -> Namespace:
+    """Take in a run that the ledger knows from before a crash; any other has yet to ask."""
+    ledger = space.ledger_of(run.created_at)
+    known = ledger.runs.get(run.uid)
+    return space if known is None else _restored(space, run, known, ledger)
+
+
+def adopt(space: Namespace, run: Applicant) -> Namespace:
+    """Take in a run that was at work before there was a policy: nobody is stopped by a new one."""
+    ledger = space.ledger_of(run.created_at)
+    if run.uid in space.working or run.uid in ledger.runs:
+        return recall(space, run)
+    noted = ledgers.admit(ledger, run.uid, _sighting(run, RunState.RUNNING), None)
+    space = _waiting(_keeping(space, noted), run, ledger)
+    return _at_work(space, space.waiting[run.uid], run.created_at)
+
+
+def pause(space: Namespace, uid: str, *, created_at: datetime) -> Namespace:
+    """A run was suspended and holds nothing: it keeps its place in the month, and asks again."""
+    ledger = ledgers.pause(space.ledger_of(created_at), uid)
+    return _without(_keeping(space, ledger), uid)
+
+
 def release(space: Namespace, now: datetime) -> Released:
     """Let go who may start now, and refuse whose month's money is gone."""
     refused = tuple(

@@ -150,6 +150,14 @@ def observe(ledger: Ledger, uid: str, seen: Sighting, *, accounted: bool = False
     return ledger if now == known else _with(ledger, uid, now)
 
 
+def pause(ledger: Ledger, uid: str) -> Ledger:
+    """A run was suspended: when it goes on, it waits for its turn again."""
+    entry = ledger.runs.get(uid)
+    if entry is None or entry.state is not RunState.RUNNING:
+        return ledger
+    return _with(ledger, uid, replace(entry, state=RunState.WAITING))
+
+
 def settle(ledger: Ledger, uid: str) -> Ledger:
     """Sum up a run that is over and whose status says so, and forget its uid."""
     entry = ledger.runs.get(uid)
@@ -176,7 +184,7 @@ def _new(run: Sighting, estimate: Decimal | None) -> Entry:
 
 
 def _is_back(known: Entry, seen: Sighting) -> bool:
-    """Whether a run at work is seen waiting, as it is after preemption: it keeps its place."""
+    """Whether a run that was let go has no pod yet, or none just now: its GPUs are its own."""
     return known.state is RunState.RUNNING and seen.state is RunState.WAITING
 
 

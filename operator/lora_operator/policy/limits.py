@@ -8,28 +8,19 @@ before.
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from enum import StrEnum
 
 from lora_api.policy import TrainingPolicySpec
+from lora_api.reasons import Reason
 from lora_operator.policy.ledger import Ledger
 from lora_operator.policy.money import NOTHING, cost_of, highest_price, shown
 from lora_operator.policy.months import Month
-
-
-class RefusalReason(StrEnum):
-    """Why a run is refused for good."""
-
-    MONTHLY_LIMIT_REACHED = "MonthlyLimitReached"
-    BUDGET_EXHAUSTED = "BudgetExhausted"
-    ESTIMATE_ABOVE_BUDGET = "EstimateAboveBudget"
-    QUOTA_TOO_SMALL = "QuotaTooSmall"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
     """A refusal, with the sentence for the user."""
 
-    reason: RefusalReason
+    reason: Reason
     message: str
 
 
@@ -83,7 +74,7 @@ def spent_budget(policy: TrainingPolicySpec, ledger: Ledger) -> Refusal | None:
     if ledger.spent < budget:
         return None
     return Refusal(
-        reason=RefusalReason.BUDGET_EXHAUSTED,
+        reason=Reason.BUDGET_EXHAUSTED,
         message=(
             f"The namespace's monthly budget of {shown(budget, policy.currency)} is spent "
             f"({shown(ledger.spent, policy.currency)} so far). {_resets(ledger.month)}"
@@ -96,7 +87,7 @@ def _monthly_limit(run: Request, policy: TrainingPolicySpec, ledger: Ledger) -> 
     if limit is None or ledger.places.get(run.user, 0) < limit:
         return None
     return Refusal(
-        reason=RefusalReason.MONTHLY_LIMIT_REACHED,
+        reason=Reason.MONTHLY_LIMIT_REACHED,
         message=(
             f"You've reached your monthly limit of {limit} LoRAs. "
             "Limit resets on the first of each month."
@@ -125,7 +116,7 @@ def _quota(run: Request, policy: TrainingPolicySpec) -> Refusal | None:
     for limit, needed, what, field in limits:
         if limit is not None and needed > limit:
             return Refusal(
-                reason=RefusalReason.QUOTA_TOO_SMALL,
+                reason=Reason.QUOTA_TOO_SMALL,
                 message=(
                     f"The run needs {needed} and the namespace's policy allows {limit} {what} "
                     f"({field}), so it could never start. Create it again with less, or ask for "
@@ -145,7 +136,7 @@ def _estimate(run: Request, policy: TrainingPolicySpec, ledger: Ledger) -> Refus
         return None
     currency = policy.currency
     return Refusal(
-        reason=RefusalReason.ESTIMATE_ABOVE_BUDGET,
+        reason=Reason.ESTIMATE_ABOVE_BUDGET,
         message=(
             f"The run is estimated to cost {shown(estimate, currency)} ({run.steps} steps on "
             f"{run.gpus} GPU(s), at the measured speed of {run.recipe}), and "

@@ -22,7 +22,7 @@ from lora_api.status import (
     UploadStatus,
     ValidationStatus,
 )
-from lora_operator.state.decision import Action, Decision, events_between
+from lora_operator.state.decision import Action, Decision, Event, events_between
 from lora_operator.state.phase import is_reconciling, phase_of
 from lora_operator.state.text import clip
 from lora_operator.state.timeline import Part, advance, part_of
@@ -51,6 +51,7 @@ class Draft:
         self.memory = stored.memory
         self.pod_name = stored.pod_name
         self.node_name = stored.node_name
+        self.cost = stored.cost
         self.artifact: ArtifactStatus | None = stored.artifact
         self.upload: UploadStatus | None = stored.upload
         self.validation: ValidationStatus | None = stored.validation
@@ -162,13 +163,13 @@ class Draft:
 
     def decision(self) -> Decision:
         """Close the draft."""
-        status = None if self._untouched else self._status()
+        status = self._final_cost() if self._untouched else self._status()
         if status is None or status == self.stored:
             return Decision(status=None, actions=tuple(self._actions), revisit_at=self._revisit_at)
         return Decision(
             status=self._with_gpu_seconds(status),
             actions=tuple(self._actions),
-            events=events_between(self.stored, status),
+            events=(*events_between(self.stored, status), *self._cost_alert()),
             revisit_at=self._revisit_at,
         )
 
@@ -195,6 +196,7 @@ class Draft:
                 "memory": self.memory,
                 "pod_name": self.pod_name,
                 "node_name": self.node_name,
+                "cost": self.cost,
                 "artifact": self.artifact,
                 "upload": self.upload,
                 "validation": self.validation,
@@ -235,6 +237,19 @@ class Draft:
             return pod.container.started_at
         return None
 
+    def _cost_alert(self) -> tuple[Event, ...]:
+        word = self._seen.policy
+        if word is None or word.alert is None:
+            return ()
+        return (Event(kind="Warning", reason=Reason.TRAINING_EXPENSIVE, message=word.alert),)
+
+    def _final_cost(self) -> LoRATrainingStatus | None:
+        """The one word that comes after a run's end: what it cost, once that is in the ledger."""
+        word = self._seen.policy
+        if word is None or word.cost is None or not word.cost.final:
+            return None
+        return self.stored.model_copy(update={"cost": word.cost})
+
     def _with_gpu_seconds(self, status: LoRATrainingStatus) -> LoRATrainingStatus:
         """What grows by the second: no reason to write, but written along."""
         spec = self._seen.run.spec
@@ -242,6 +257,9 @@ class Draft:
         attempts = tuple(_counted_until(a, self.now, gpus=gpus) for a in status.recent_attempts)
         counted = {a.pod_name: a.gpu_seconds or 0 for a in self.stored.recent_attempts}
         added = sum((a.gpu_seconds or 0) - counted.get(a.pod_name, 0) for a in attempts)
+        word = self._seen.policy
+        if word is not None and word.cost is not None:
+            status = status.model_copy(update={"cost": word.cost})
         if not attempts:
             return status
         total = (self.stored.gpu_seconds or 0) + added

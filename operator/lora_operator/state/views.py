@@ -174,6 +174,8 @@ class PolicyWord:
     reason: Reason = Reason.ACCEPTED
     message: str = ""
     cost: CostStatus | None = None
+    alert: str | None = None
+    """Warning about the cost, to be told once the cost is written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

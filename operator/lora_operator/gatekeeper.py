@@ -1,0 +1,271 @@
+"""The gate of each namespace that has a policy: what is known of it, kept, stored and told.
+
+A module of its own because here the pure gate meets the API server: one look at a time in each
+namespace, and the ledger is written before anybody acts on what it says.
+"""
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
+
+from pydantic import ValidationError
+
+from lora_api.policy import ACTING_POLICY, TrainingPolicySpec
+from lora_api.wording import explain
+from lora_operator.cache import Cache
+from lora_operator.errors import (
+    ApiError,
+    InternalError,
+    NotFoundError,
+    OperatorError,
+    RefusedError,
+)
+from lora_operator.kube.client import KubeClient
+from lora_operator.kube.resources import NODES, POLICIES, TRAININGS
+from lora_operator.ledger_store import LedgerStore
+from lora_operator.logs import log
+from lora_operator.observe import observe
+from lora_operator.policy import gate
+from lora_operator.policy.explain import place_in_words
+from lora_operator.policy.forecast import forecast
+from lora_operator.policy.gate import Namespace
+from lora_operator.policy.money import highest_price, price_on
+from lora_operator.policy.queue import Waiting, standings
+from lora_operator.policy_look import applicant_of, look_at, word_of
+from lora_operator.policy_report import PolicyReporter
+from lora_operator.state.decision import is_terminal
+from lora_operator.state.keys import Key, Object, key_of
+from lora_operator.state.reading import read_run
+from lora_operator.state.views import PolicyWord
+
+# Those at the head of a queue hear of each change; the others learn their place when they are
+# looked at next.
+TOLD_AT_ONCE = 20
+FLUSH_SECONDS = 15.0
+
+
+class Kept:
+    """What is known of one namespace.
+
+    Attributes:
+        space: The gate as it is.
+        store: Where its ledgers lie.
+        seen: Uid and creation of the runs that were looked at, by name: who is gone tells nothing.
+    """
+
+    def __init__(self, space: Namespace, store: LedgerStore) -> None:
+        self.space = space
+        self.store = store
+        self.seen: dict[str, tuple[str, datetime]] = {}
+
+
+class Gatekeeper:
+    """Asks a namespace's policy about each run before anything is decided of it."""
+
+    def __init__(
+        self,
+        *,
+        client: KubeClient,
+        cache: Cache,
+        on_change: Callable[[Key], None],
+        now: Callable[[], datetime],
+    ) -> None:
+        """Wire the gatekeeper.
+
+        Args:
+            client: Guarded by leadership.
+            cache: Runs and policies.
+            on_change: Told of runs that should be looked at, because others made room for them.
+            now: The clock.
+        """
+        self._client = client
+        self._cache = cache
+        self._on_change = on_change
+        self._now = now
+        self._kept: dict[str, Kept] = {}
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._reporter = PolicyReporter(client)
+        self._node_labels: dict[str, dict[str, str]] = {}
+        self.words: dict[str, PolicyWord] = {}
+        """What the policy says of a run, by uid; nothing where there is no policy."""
+
+    def policy_changed(self, namespace: str) -> None:
+        """Have every run of the namespace looked at, unless it was only the status that changed."""
+        kept = self._kept.get(namespace)
+        with contextlib.suppress(InternalError):
+            if self._policy(namespace) == (kept.space.policy if kept is not None else None):
+                return
+        for body in self._cache.all(TRAININGS):
+            if body["metadata"]["namespace"] == namespace:
+                self._on_change(Key(namespace, body["metadata"]["name"]))
+
+    async def look(self, key: Key) -> None:
+        """Bring the namespace's gate up to what is known of a run, and note what it says of it.
+
+        Raises:
+            OperatorError: The ledger can't be read or written; nothing was decided.
+        """
+        async with self._locks[key.namespace]:
+            if self._is_new(key):
+                await self._read_policy(key.namespace)
+            policy = self._policy(key.namespace)
+            if policy is None:
+                self._no_policy(key)
+                return
+            try:
+                await self._look(key, policy)
+            except OperatorError:
+                # Whether a write arrived is not known: the API server says so at the next look.
+                self._kept.pop(key.namespace, None)
+                raise
+
+    async def run(self) -> None:
+        """Write down from time to time what no decision waits for: costs, and who uses what."""
+        while True:
+            await asyncio.sleep(FLUSH_SECONDS)
+            for body in self._cache.all(POLICIES):
+                try:
+                    await self._write_down(body)
+                except OperatorError as error:
+                    log("policy not reported", policy=key_of(body), reason=error.reason)
+
+    async def _write_down(self, body: Object) -> None:
+        key = key_of(body)
+        if key.name != ACTING_POLICY:
+            await self._reporter.report_idle(body, self._now())
+            return
+        async with self._locks[key.namespace]:
+            policy = self._policy(key.namespace)
+            if policy is None:
+                return
+            try:
+                kept = await self._of(key.namespace, policy)
+                await kept.store.write_all(kept.space.ledgers)
+            except ApiError:
+                self._kept.pop(key.namespace, None)
+                raise
+            await self._reporter.report(body, kept.space, self._now())
+
+    async def _look(self, key: Key, policy: TrainingPolicySpec) -> None:
+        kept = await self._of(key.namespace, policy)
+        now = self._now()
+        space = replace(kept.space, policy=policy)
+        seen = observe(self._cache, key, {})
+        known = kept.seen.get(key.name)
+        if known is not None and (seen is None or seen.run.uid != known[0]):
+            space = gate.forget(space, known[0], created_at=known[1])
+            self.words.pop(known[0], None)
+            del kept.seen[key.name]
+        answer = None
+        if seen is not None:
+            kept.seen[key.name] = (seen.run.uid, seen.run.created_at)
+            price = await self._price(policy, seen.run.status.node_name)
+            space, answer = look_at(space, seen, price=price)
+        released = gate.release(space, now)
+        space = released.namespace
+        await kept.store.write_urgent(space.ledgers)
+        changed = space.waiting.keys() != kept.space.waiting.keys()
+        kept.space = space
+        queue = standings(tuple(space.waiting.values()), space.working.values(), policy, now)
+        if seen is not None:
+            if seen.run.uid in {run.uid for run, _ in released.refused}:
+                answer = next(why for run, why in released.refused if run.uid == seen.run.uid)
+            place = _place(space, queue, seen.run.uid, now)
+            self.words[seen.run.uid] = word_of(space, seen.run, answer, place)
+        moved = [*released.started, *(run for run, _ in released.refused)]
+        for run in [*moved, *(queue[:TOLD_AT_ONCE] if changed else ())]:
+            if run.name != key.name:
+                self._on_change(Key(key.namespace, run.name))
+
+    async def _of(self, namespace: str, policy: TrainingPolicySpec) -> Kept:
+        """What is known of the namespace; a new leader reads it from ledgers and runs."""
+        known = self._kept.get(namespace)
+        if known is not None:
+            return known
+        store = LedgerStore(self._client, namespace)
+        kept = Kept(Namespace(policy=policy, ledgers=await store.read()), store)
+        live = set()
+        for body in self._cache.all(TRAININGS):
+            if body["metadata"]["namespace"] != namespace:
+                continue
+            run = read_run(body)
+            live.add(run.uid)
+            kept.seen[run.key.name] = (run.uid, run.created_at)
+            if run.spec is not None and not is_terminal(run.status):
+                kept.space = gate.recall(kept.space, applicant_of(run, run.spec, policy))
+        for ledger in list(kept.space.ledgers.values()):
+            for uid in ledger.runs.keys() - live:
+                kept.space = gate.forget(kept.space, uid, created_at=ledger.month.start)
+        self._kept[namespace] = kept
+        return kept
+
+    def _policy(self, namespace: str) -> TrainingPolicySpec | None:
+        body = self._cache.get(POLICIES, Key(namespace, ACTING_POLICY))
+        if body is None:
+            return None
+        try:
+            return TrainingPolicySpec.model_validate(body.get("spec", {}), extra="ignore")
+        except ValidationError as error:
+            raise InternalError(
+                f"TrainingPolicy {namespace}/{ACTING_POLICY} can't be read, so nothing is started: "
+                f"{explain(error)}"
+            ) from error
+
+    def _is_new(self, key: Key) -> bool:
+        """Whether a run was never looked at, in a namespace where no policy was heard of.
+
+        The watch of policies may be behind that of runs, and a run that is let go is not stopped.
+        """
+        if self._cache.get(POLICIES, Key(key.namespace, ACTING_POLICY)) is not None:
+            return False
+        body = self._cache.get(TRAININGS, key)
+        return body is not None and not body.get("status", {}).get("phase")
+
+    async def _read_policy(self, namespace: str) -> None:
+        with contextlib.suppress(NotFoundError):
+            self._cache.put(POLICIES, await self._client.get(POLICIES, namespace, ACTING_POLICY))
+
+    def _no_policy(self, key: Key) -> None:
+        """Nothing is limited any more, and nothing counted."""
+        kept = self._kept.pop(key.namespace, None)
+        for uid, _ in kept.seen.values() if kept is not None else ():
+            self.words.pop(uid, None)
+
+    async def _price(self, policy: TrainingPolicySpec, node: str | None) -> Decimal:
+        """Price of a GPU-hour on a node; the highest where nobody may tell its labels."""
+        prices = policy.prices
+        if not prices.by_node_label:
+            return Decimal(prices.per_gpu_hour)
+        if node is None:
+            return highest_price(prices)
+        if node not in self._node_labels:
+            try:
+                body = await self._client.get(NODES, None, node)
+            except (NotFoundError, RefusedError):
+                return highest_price(prices)
+            self._node_labels[node] = body["metadata"].get("labels", {})
+        return price_on(prices, self._node_labels[node])
+
+
+def _place(space: Namespace, queue: tuple[Waiting, ...], uid: str, now: datetime) -> str:
+    """The run's place in words, with an estimate for those near the head."""
+    names = [run.uid for run in queue]
+    if uid not in names:
+        return ""
+    position = names.index(uid)
+    working = tuple(space.working.values())
+    waiting = tuple(space.waiting.values())
+    expected = forecast(waiting, working, space.policy, now) if position < TOLD_AT_ONCE else {}
+    return place_in_words(
+        queue[position],
+        position=position + 1,
+        queue_length=len(queue),
+        working=working,
+        policy=space.policy,
+        starts_at=expected.get(uid),
+        now=now,
+    )

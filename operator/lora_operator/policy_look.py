@@ -1,0 +1,135 @@
+"""Between one run as it is observed and its namespace's gate: what it asks, and what it is told.
+
+A module of its own because the gate knows nothing of Jobs and pods, and the rules nothing of other
+runs.
+"""
+
+from decimal import Decimal
+
+from lora_api.policy import TrainingPolicySpec
+from lora_api.policy_ledger import RunState
+from lora_api.reasons import Reason
+from lora_api.settings import DEFAULT_STEPS
+from lora_api.status import CostStatus
+from lora_api.training import LoRATrainingSpec
+from lora_operator.policy import gate
+from lora_operator.policy.alerts import cost_alert
+from lora_operator.policy.defaults import priority_of
+from lora_operator.policy.gate import Applicant, Deferred, Namespace
+from lora_operator.policy.ledger import FINAL
+from lora_operator.policy.limits import Refusal, Request, spent_budget
+from lora_operator.policy.money import NOTHING, written
+from lora_operator.policy.sightings import sighting
+from lora_operator.state.decision import is_terminal
+from lora_operator.state.views import Observed, Permission, PolicyWord, Run
+
+Answer = Refusal | Deferred | None
+
+
+def look_at(space: Namespace, seen: Observed, *, price: Decimal) -> tuple[Namespace, Answer]:
+    """Bring the gate up to what is seen of a run.
+
+    Args:
+        space: The gate.
+        seen: The run, its Job and pods.
+        price: Of a GPU-hour on the run's node.
+
+    Returns:
+        The gate, and why the run may not start if that is so.
+    """
+    run, spec = seen.run, seen.run.spec
+    if spec is None or run.status_fault or run.deleting:
+        return space, None
+    is_accounted = run.status.cost is not None and run.status.cost.final
+    sight = sighting(spec, run.status, per_gpu_hour=price)
+    if is_terminal(run.status):
+        return gate.note(
+            space, run.uid, sight, created_at=run.created_at, accounted=is_accounted
+        ), None
+    if spec.suspend and not seen.live_pods and _holds_nothing(seen):
+        return gate.pause(space, run.uid, created_at=run.created_at), None
+    known = space.ledger_of(run.created_at).runs.get(run.uid)
+    if known is not None and known.state is RunState.RETURNED:
+        return space, spent_budget(space.policy, space.ledger_of(run.created_at)) or _withdrawn()
+    applicant = applicant_of(run, spec, space.policy)
+    if known is None and not _holds_nothing(seen):
+        space = gate.adopt(space, applicant)
+    space, answer = gate.ask(space, applicant)
+    if answer is None:
+        space = gate.note(space, run.uid, sight, created_at=run.created_at)
+    return space, answer
+
+
+def applicant_of(run: Run, spec: LoRATrainingSpec, policy: TrainingPolicySpec) -> Applicant:
+    """The run as it asks to be admitted."""
+    work = spec.optimization
+    steps = work.steps if work.epochs is None else None
+    return Applicant(
+        uid=run.uid,
+        name=run.key.name,
+        request=Request(
+            user=spec.user or "",
+            recipe=spec.recipe,
+            gpus=spec.resources.gpus,
+            steps=DEFAULT_STEPS if steps is None and work.epochs is None else steps,
+        ),
+        created_at=run.created_at,
+        priority=priority_of(spec, policy),
+    )
+
+
+def word_of(space: Namespace, run: Run, answer: Answer, place: str) -> PolicyWord:
+    """What the run is told.
+
+    Args:
+        space: The gate, after all that may start was let go.
+        run: The run.
+        answer: As returned by `look_at`.
+        place: Its place in the queue in words, if it has one.
+    """
+    cost = _cost(space, run)
+    alert = _alert(space, run, cost)
+    if isinstance(answer, Refusal):
+        return PolicyWord(
+            permission=Permission.DENIED, reason=answer.reason, message=answer.message, cost=cost
+        )
+    if isinstance(answer, Deferred):
+        return PolicyWord(
+            permission=Permission.AWAITED, reason=Reason.QUEUED, message=answer.message, cost=cost
+        )
+    if run.uid in space.waiting:
+        return PolicyWord(
+            permission=Permission.AWAITED, reason=Reason.QUEUED, message=place, cost=cost
+        )
+    return PolicyWord(cost=cost, alert=alert)
+
+
+def _cost(space: Namespace, run: Run) -> CostStatus | None:
+    entry = space.ledger_of(run.created_at).runs.get(run.uid)
+    if entry is None:
+        return run.status.cost
+    return CostStatus(
+        amount=written(entry.cost),
+        currency=space.policy.currency,
+        final=is_terminal(run.status) and entry.state in FINAL,
+    )
+
+
+def _alert(space: Namespace, run: Run, cost: CostStatus | None) -> str | None:
+    """Whether the cost passed the policy's line since it was last written."""
+    if cost is None:
+        return None
+    before = Decimal(run.status.cost.amount) if run.status.cost is not None else NOTHING
+    alert = cost_alert(before, Decimal(cost.amount), space.policy)
+    return None if alert is None else alert.message
+
+
+def _holds_nothing(seen: Observed) -> bool:
+    return not seen.live_pods and (seen.job is None or seen.job.suspended)
+
+
+def _withdrawn() -> Refusal:
+    return Refusal(
+        reason=Reason.BUDGET_EXHAUSTED,
+        message="The monthly budget was spent while the run waited. Create it again to be queued.",
+    )

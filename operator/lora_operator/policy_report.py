@@ -1,0 +1,119 @@
+"""The status of policies, and warnings about a namespace's money.
+
+A module of its own because it only ever tells: no decision waits for it, and none reads it back.
+"""
+
+import hashlib
+from datetime import datetime
+from decimal import Decimal
+
+from pydantic import ValidationError
+
+from lora_api import API_VERSION
+from lora_api.policy import POLICY_KIND
+from lora_api.policy_status import TrainingPolicyStatus
+from lora_operator.errors import AlreadyExistsError, NotFoundError, RefusedError
+from lora_operator.kube.client import KubeClient, Object
+from lora_operator.kube.resources import EVENTS, POLICIES
+from lora_operator.policy.alerts import Alert, budget_alerts
+from lora_operator.policy.gate import Namespace
+from lora_operator.policy.money import NOTHING
+from lora_operator.policy.queue import standings
+from lora_operator.policy.usage import acting_condition, usage
+from lora_operator.status import merge_patch
+
+
+class PolicyReporter:
+    """Writes a policy's status where it differs, and tells events."""
+
+    def __init__(self, client: KubeClient) -> None:
+        """Use a guarded client."""
+        self._client = client
+
+    async def report(self, body: Object, space: Namespace, now: datetime) -> None:
+        """Tell how the namespace stands against the policy that acts."""
+        old = _read(body)
+        ledger = space.ledger_of(now)
+        waiting, working = tuple(space.waiting.values()), tuple(space.working.values())
+        new = usage(
+            generation=body["metadata"].get("generation", 1),
+            acting=acting_condition(body["metadata"]["name"], since=_since(old, now)),
+            policy=space.policy,
+            ledger=ledger,
+            queue=standings(waiting, working, space.policy, now),
+            working=working,
+        )
+        await self._write(body, old, new)
+        same_month = old.month == new.month and old.spending is not None
+        before = Decimal(old.spending.amount) if old.spending and same_month else NOTHING
+        for alert in budget_alerts(before, ledger.spent, month=ledger.month, policy=space.policy):
+            await self._tell(body, alert, now)
+
+    async def report_idle(self, body: Object, now: datetime) -> None:
+        """Tell a policy of another name that it does not act."""
+        old = _read(body)
+        condition = acting_condition(body["metadata"]["name"], since=_since(old, now))
+        generation = body["metadata"].get("generation", 1)
+        new = TrainingPolicyStatus(observed_generation=generation, conditions=(condition,))
+        await self._write(body, old, new)
+
+    async def _write(
+        self, body: Object, old: TrainingPolicyStatus, new: TrainingPolicyStatus
+    ) -> None:
+        patch = merge_patch(_dump(old), _dump(new))
+        if not patch:
+            return
+        meta = body["metadata"]
+        try:
+            await self._client.patch_status(
+                POLICIES,
+                meta["namespace"],
+                meta["name"],
+                {"metadata": {"uid": meta["uid"]}, "status": patch},
+            )
+        except NotFoundError:
+            return
+
+    async def _tell(self, body: Object, alert: Alert, now: datetime) -> None:
+        meta = body["metadata"]
+        digest = hashlib.sha256(f"{meta['uid']} {alert.reason} {now:%Y-%m}".encode()).hexdigest()
+        stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        event: Object = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": f"{meta['name']}.{digest[:16]}", "namespace": meta["namespace"]},
+            "involvedObject": {
+                "apiVersion": API_VERSION,
+                "kind": POLICY_KIND,
+                "namespace": meta["namespace"],
+                "name": meta["name"],
+                "uid": meta["uid"],
+            },
+            "type": "Warning",
+            "reason": alert.reason,
+            "message": alert.message,
+            "source": {"component": "lora-operator"},
+            "firstTimestamp": stamp,
+            "lastTimestamp": stamp,
+            "count": 1,
+        }
+        try:
+            await self._client.create(EVENTS, meta["namespace"], event)
+        except (AlreadyExistsError, RefusedError):
+            return
+
+
+def _read(body: Object) -> TrainingPolicyStatus:
+    try:
+        return TrainingPolicyStatus.model_validate(body.get("status") or {})
+    except ValidationError:
+        return TrainingPolicyStatus()
+
+
+def _since(old: TrainingPolicyStatus, now: datetime) -> datetime:
+    known = old.conditions[0].last_transition_time if old.conditions else now
+    return known.replace(microsecond=0)
+
+
+def _dump(status: TrainingPolicyStatus) -> Object:
+    return status.model_dump(mode="json", by_alias=True, exclude_none=True)
