@@ -29,7 +29,9 @@ from lora_trainer.group import Group
 _PATIENCE = timedelta(hours=2)
 # How long the first process may take to notice by itself that a helper is gone.
 _NOTICE_SECONDS = 20.0
-_JOIN_SECONDS = 60.0
+# How long a helper may take to end: after the last step, and where the run ends before it.
+_DONE_SECONDS = 60.0
+_BROKEN_SECONDS = 10.0
 
 Work = Callable[[Group], None]
 
@@ -80,9 +82,11 @@ def training_together(
         _Helper(work, rank=rank, size=size, rendezvous=rendezvous) for rank in range(1, size)
     ]
     watch = _Watch(helpers, fatal)
+    patience = _BROKEN_SECONDS
     try:
         with _joined(rank=0, size=size, rendezvous=rendezvous) as group:
             yield group
+        patience = _DONE_SECONDS
     except TrainerError:
         raise
     except Exception as error:
@@ -94,7 +98,7 @@ def training_together(
     finally:
         watch.over()
         for helper in helpers:
-            helper.end()
+            helper.end(patience)
         rendezvous.unlink(missing_ok=True)
 
 
@@ -127,9 +131,9 @@ class _Helper:
             "more above, if it could. The next attempt goes on from the last checkpoint",
         )
 
-    def end(self) -> None:
+    def end(self, patience_seconds: float) -> None:
         """Wait for it a while, then end it."""
-        self.process.join(_JOIN_SECONDS if self.process.exitcode is None else 0)
+        self.process.join(patience_seconds)
         if self.process.exitcode is None:
             self.process.kill()
             self.process.join()
