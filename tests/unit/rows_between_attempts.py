@@ -26,6 +26,12 @@ BETWEEN_ATTEMPTS: dict[str, Row] = {
         reason=Reason.RETRYING,
         says=("Attempt 1 failed", "exit code 1", "boom"),
     ),
+    "a trainer that ended itself because it stood still is tried again": Row(
+        sight=seen().with_pods(a_pod().ended(77, "Thread 0x7f (most recent call first):")),
+        phase=Phase.PENDING,
+        reason=Reason.RETRYING,
+        says=("(Stalled)", "600 s", "spec.limits.stallTimeoutSeconds", "stacks"),
+    ),
     "a transient fault of the trainer is tried again with its reason": Row(
         sight=seen().with_pods(
             a_pod().ended(

@@ -6,6 +6,7 @@ explained by the same words.
 
 from pydantic import ValidationError
 
+from lora_api.exit_codes import ExitCode
 from lora_api.reasons import Reason
 from lora_api.result import Outcome, Result
 from lora_api.status import FailureStatus
@@ -41,7 +42,23 @@ def explain_end(seen: Observed, pod: Pod) -> FailureStatus:
             retryable=result.retryable,
             exit_code=code,
         )
+    if code == ExitCode.STALLED:
+        return _stalled(seen, pod)
     return _taken_away(pod) if pod.reason else _crash(pod)
+
+
+def _stalled(seen: Observed, pod: Pod) -> FailureStatus:
+    spec = seen.run.spec
+    limit = f"{spec.limits.stall_timeout_seconds} s" if spec is not None else "too long"
+    return FailureStatus(
+        reason=Reason.STALLED,
+        message=(
+            f"The trainer made no progress for {limit} (spec.limits.stallTimeoutSeconds) and "
+            f"ended itself; the log of pod {pod.name} has the stacks of its threads."
+        ),
+        retryable=ExitCode.STALLED.is_retryable,
+        exit_code=pod.container.exit_code,
+    )
 
 
 def _taken_away(pod: Pod) -> FailureStatus:
