@@ -1,6 +1,7 @@
 """Each family from pictures to a published file, and what it says of what it can't train."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,6 +63,81 @@ def test_a_family_trains_saves_reloads_samples_and_publishes(
     )
     report = json.loads((job.output / "report.json").read_text())
     assert all((job.output / pair["lora"]).exists() for pair in report["samples"])
+
+
+def test_two_experts_are_trained_one_after_the_other_into_two_files(
+    bases: Callable[[str], Path], pictures: Path, tmp_path: Path
+) -> None:
+    job = _job(tmp_path, "wan with two experts", bases("wan with two experts"), pictures)
+    code, result = job.run()
+    assert code == 0, result.message
+    files = [
+        load_file(job.output / name)
+        for name in ("model.safetensors", "model-high-noise.safetensors")
+    ]
+    assert files[0].keys() == files[1].keys()
+    assert any(not torch.equal(files[0][name], files[1][name]) for name in files[0])
+    report = json.loads((job.output / "report.json").read_text())
+    assert {"model.safetensors", "model-high-noise.safetensors"} < report["files"].keys()
+    assert len(report["samples"]) == 3
+
+
+def test_previews_of_two_experts_are_refused(
+    bases: Callable[[str], Path], pictures: Path, tmp_path: Path
+) -> None:
+    job = _job(tmp_path, "wan with two experts", bases("wan with two experts"), pictures)
+    code, result = job.having("validation.sampleEverySteps", 1).run()
+    assert (code, result.reason) == (65, "InvalidJob")
+    assert result.message.startswith("validation.sampleEverySteps: the base model has two experts")
+
+
+def test_a_layer_without_a_name_in_the_format_is_refused_before_training(
+    bases: Callable[[str], Path], pictures: Path, tmp_path: Path
+) -> None:
+    job = _job(tmp_path, "wan", bases("wan"), pictures)
+    code, result = job.having("network.targetModules", ["to_q", "time_proj"]).run()
+    assert (code, result.reason) == (65, "TargetModulesNotFound")
+    assert "no name for condition_embedder.time_proj" in result.message
+    assert "Train" not in result.stage_seconds
+
+
+TEXT_LAYERS = {
+    "sd15": {"lora_te_text_model_encoder_layers_0_self_attn_q_proj"},
+    "sdxl": {
+        "lora_te1_text_model_encoder_layers_0_mlp_fc1",
+        "lora_te2_text_model_encoder_layers_0_mlp_fc1",
+    },
+}
+
+
+@pytest.mark.parametrize("family", TEXT_LAYERS)
+def test_text_encoders_are_trained_too_where_the_job_asks(
+    family: str, bases: Callable[[str], Path], pictures: Path, tmp_path: Path
+) -> None:
+    job = _job(tmp_path, family, bases(family), pictures).having("network.textEncoder", True)
+    code, result = job.run()
+    assert code == 0, result.message
+    tensors = load_file(job.output / "model.safetensors")
+    for layer in TEXT_LAYERS[family]:
+        # It starts at zero: only a gradient can have moved it.
+        assert bool(tensors[f"{layer}.lora_up.weight"].any())
+        assert float(tensors[f"{layer}.alpha"]) == 2.0
+
+
+def test_a_run_with_text_encoders_goes_on_from_its_checkpoint_to_the_same_bytes(
+    bases: Callable[[str], Path], pictures: Path, tmp_path: Path
+) -> None:
+    whole = _job(tmp_path, "sd15", bases("sd15"), pictures).having("network.textEncoder", True)
+    whole = whole.with_steps(4).having("checkpoints.everySteps", 2)
+    assert whole.run()[0] == 0
+    for name in ("stages", "result"):
+        shutil.rmtree(whole.workspace / name)
+    for last in whole.workspace.glob("checkpoints/*/step-*4.pt"):
+        last.unlink()
+    first = whole.model
+    shutil.rmtree(whole.output)
+    assert whole.run()[0] == 0
+    assert whole.model == first
 
 
 # Family, what is changed in which config, and what the message must say of it.

@@ -24,12 +24,12 @@ from lora_trainer.group import Group
 from lora_trainer.guard import Gate
 from lora_trainer.ladder import Ladder
 from lora_trainer.loop import Trainer
-from lora_trainer.lora import attach
+from lora_trainer.lora import attach, find_layers
 from lora_trainer.memory import loads_on, shrink_after_adapter, shrink_before_adapter
 from lora_trainer.optimizers import make_optimizer
 from lora_trainer.plan import Plan
 from lora_trainer.progress import ProgressBoard
-from lora_trainer.recipes import LossSettings, Recipe, load_recipe
+from lora_trainer.recipes import RECIPES, LossSettings, Recipe, TextEncoder, load_recipe
 from lora_trainer.scaling import LossScale
 from lora_trainer.schedule import BatchOrder
 from lora_trainer.stopping import StopFlag
@@ -119,12 +119,35 @@ def build_trainer(
         seed=job.optimization.seed,
     )
     shrink_after_adapter(denoiser, rung, group.device)
+    text_encoder = None
+    if job.network.text_encoder:
+        text_encoder = recipe.load_text_encoder(device=group.device)
+        parameters |= _attach_to_text(task, text_encoder)
     stop.check("loading the base model")
     trainer = _trainer(task, recipe, denoiser, parameters, group=group, board=board, stop=stop)
+    trainer.text_encoder = text_encoder
     seconds = trainer.try_shapes() if group.device.type == "cuda" else None
     if _should_compile(task, trainer, seconds):
         compile_blocks(denoiser)
     return trainer
+
+
+def _attach_to_text(task: Task, encoder: TextEncoder) -> dict[str, torch.nn.Parameter]:
+    """Put adapters on the text encoders; their parameters have the component's name before them."""
+    job, targets = task.plan.job, RECIPES[task.plan.job.recipe].text_encoder_modules
+    parameters: dict[str, torch.nn.Parameter] = {}
+    for component, model in encoder.modules().items():
+        attached = attach(
+            model,
+            find_layers(model, targets),
+            rank=task.plan.rank,
+            alpha=task.plan.alpha,
+            dropout=job.network.dropout,
+            seed=job.optimization.seed,
+        )
+        parameters |= {f"{component}.{name}": one for name, one in attached.items()}
+        model.train()  # for the LoRA's dropout; CLIP has none of its own
+    return parameters
 
 
 def help_train(task: Task, rung: MemoryStrategy, ladder: Ladder, group: Group) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from lora_trainer.cache import Cache
 from lora_trainer.dataset import Sample
-from lora_trainer.recipes import Batch, TextSource
+from lora_trainer.recipes import Batch, Conditioning, TextSource
 
 
 def collate(
@@ -32,14 +32,23 @@ def collate(
         device: Where the denoiser is.
         texts: Gives the embeddings instead of the cache, where a text encoder is being trained.
     """
-    source = texts or cache
-    embeddings = [source.text(caption) for caption in captions]
     return Batch(
         moments=torch.stack([cache.moments(sample) for sample in samples]).to(device),
-        text={
-            name: torch.stack([one[name] for one in embeddings]).to(device)
-            for name in embeddings[0]
-        },
+        text=conditioning(texts or cache, captions, device=device),
         geometry=torch.tensor([sample.crop.geometry for sample in samples]),
         levels=levels,
     )
+
+
+def conditioning(
+    source: TextSource, captions: Sequence[str], *, device: torch.device
+) -> Conditioning:
+    """The conditioning of some captions, stacked along a batch axis.
+
+    Args:
+        source: The cache, or a text encoder in training.
+        captions: One for each sample.
+        device: Where the denoiser is.
+    """
+    texts = [source.text(caption) for caption in captions]
+    return {name: torch.stack([one[name] for one in texts]).to(device) for name in texts[0]}

@@ -28,6 +28,9 @@ class MicroBatch:
     inputs: Batch
     """Tensors, on the device."""
 
+    captions: list[str]
+    """What each sample is trained with, for a text encoder that is trained too."""
+
     generator: torch.Generator
     """Source of the noise; it has drawn levels and captions already."""
 
@@ -111,6 +114,7 @@ class BatchSource:
                 levels=torch.rand(len(chosen), generator=generator),
                 device=self.group.device,
             ),
+            captions=captions,
             generator=generator,
             dropout_seed=seed_for(self.seed, "dropout", number),
         )

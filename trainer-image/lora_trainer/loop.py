@@ -7,7 +7,7 @@ survives (checkpoint), what is said (progress).
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ import torch
 from lora_api.settings import OptimizationSettings
 from lora_trainer import log
 from lora_trainer.ahead import made_ahead
+from lora_trainer.batch import conditioning
 from lora_trainer.batches import BatchSource, MicroBatch
 from lora_trainer.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from lora_trainer.errors import is_out_of_memory
@@ -23,7 +24,7 @@ from lora_trainer.guard import FiniteGuard
 from lora_trainer.observers import LoopObserver, Observers
 from lora_trainer.progress import ProgressBoard
 from lora_trainer.readout import STEPS_BETWEEN_READS, Readout
-from lora_trainer.recipes import LossSettings, Recipe
+from lora_trainer.recipes import Batch, LiveTexts, LossSettings, Recipe, TextEncoder
 from lora_trainer.schedule import learning_rate_at
 from lora_trainer.stopping import StopFlag
 from lora_trainer.update import Figures, Updater
@@ -77,6 +78,9 @@ class Trainer:
 
     stop: StopFlag
     """Looked at before every step, or every few where the device must not wait."""
+
+    text_encoder: TextEncoder | None = None
+    """Where it is trained too, and captions must be encoded anew at each step."""
 
     on_first_step: Callable[[], None] = lambda: None
     """Called once, after the first optimiser step of this attempt."""
@@ -152,10 +156,18 @@ class Trainer:
         with torch.autocast(self.group.device.type, self.dtype, enabled=reduced):
             return self.recipe.losses(
                 self.denoiser,
-                batch.inputs,
+                self._inputs(batch),
                 settings=self.loss_settings,
                 generator=batch.generator,
             )
+
+    def _inputs(self, batch: MicroBatch) -> Batch:
+        """The batch; its text through the encoder as it is now, where that is trained."""
+        if self.text_encoder is None:
+            return batch.inputs
+        texts = LiveTexts(self.text_encoder)
+        text = conditioning(texts, batch.captions, device=self.group.device)
+        return replace(batch.inputs, text=text)
 
     def _step(self, step: int, batches: list[MicroBatch]) -> None:
         rate = learning_rate_at(

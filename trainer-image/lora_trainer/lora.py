@@ -102,6 +102,27 @@ def read_weights(model: torch.nn.Module, adapter: str = TRAINED) -> dict[str, to
     return {name: tensor.detach().cpu().clone() for name, tensor in sorted(state.items())}
 
 
+class Adapted(torch.nn.ModuleList):
+    """Several models whose adapters are switched together."""
+
+    def set_adapter(self, name: str) -> None:
+        """Make one adapter the one that counts, in each."""
+        for model in self:
+            activate(model, name)
+
+    def disable_adapters(self) -> None:
+        """Make each the base model that it was."""
+        for model in self:
+            adapted: Any = model
+            adapted.disable_adapters()
+
+    def enable_adapters(self) -> None:
+        """Undo `disable_adapters`."""
+        for model in self:
+            adapted: Any = model
+            adapted.enable_adapters()
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     """One layer of an adapter, on the CPU."""

@@ -4,6 +4,7 @@ A module of its own beside training.py because a restart may begin here: what it
 files, never from the training that went before.
 """
 
+from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -21,14 +22,14 @@ from lora_trainer.errors import is_out_of_space
 from lora_trainer.events import write_events
 from lora_trainer.expected import Expected, check_size, expected_of
 from lora_trainer.kohya import with_metadata
-from lora_trainer.lora import RELOADED, activate, read_weights
+from lora_trainer.lora import RELOADED, Adapted, activate, read_weights
 from lora_trainer.modelspec import file_metadata
 from lora_trainer.publish import CONFIG, CURVE, MODEL, REPORT, SHEET, outcome_of
 from lora_trainer.quality import Quality, similarities_to
-from lora_trainer.recipes import RECIPES
+from lora_trainer.recipes import RECIPES, TextEncoder
 from lora_trainer.report import make_report, settings_of
 from lora_trainer.sample import Drawn, draw_samples, planned_samples
-from lora_trainer.score import held_out_score
+from lora_trainer.score import held_out_score, mean_score
 from lora_trainer.sheet import SheetText, make_sheet, training_picture
 from lora_trainer.training import Session, brush_of, load_denoiser
 from lora_trainer.verify import reload_and_compare
@@ -38,10 +39,16 @@ def save_and_verify(session: Session) -> None:
     """Write the LoRA, weigh it, read it back, compare, and only then call it saved."""
     context = session.context
     context.board.enter(Stage.SAVE)
-    denoiser = _require(session)
-    tensors = session.recipe.to_file(read_weights(denoiser), alpha=context.plan.alpha)
-    context.workspace.clear_result()  # an earlier job's samples must not pass for this one's
-    path = context.workspace.root / "unverified" / MODEL
+    denoiser, text_encoder = _require(session), session.text_encoder
+    tensors = session.recipe.to_file(
+        read_weights(denoiser),
+        alpha=context.plan.alpha,
+        text_weights={name: read_weights(model) for name, model in _texts(text_encoder).items()},
+    )
+    name = session.recipe.part.file
+    if name == MODEL:
+        context.workspace.clear_result()  # an earlier job's samples must not pass for this one's
+    path = context.workspace.root / "unverified" / name
     data = save(tensors)
     weights = data[8 + int.from_bytes(data[:8], "little") :]
     metadata = file_metadata(session.facts(), session.recipe.part, weights=weights)
@@ -54,18 +61,18 @@ def save_and_verify(session: Session) -> None:
         sample=session.dataset.training[0],
         cache=session.cache,
         device=session.device,
+        text_encoder=text_encoder,
     )
     write_json(context.workspace.result / CONFIG, settings_of(session.facts()))
-    path.replace(context.workspace.result / MODEL)
+    path.replace(context.workspace.result / name)
     log.info("saved and reloaded", keys=keys, layers=len(session.layers))
-    context.workspace.mark(
-        Stage.SAVE,
-        {
-            "loss": context.board.loss,
-            "inputs": session.inputs,
-            "digest": _artifact(session).digest,
-        },
-    )
+    saved = {
+        "loss": context.board.loss,
+        "inputs": session.inputs,
+        "digest": f"sha256:{sha256_of_file(context.workspace.result / name)}",
+    }
+    others = context.workspace.done(Stage.SAVE) or {}
+    context.workspace.mark(Stage.SAVE, {**others, name: saved})
     context.keep_safe()
 
 
@@ -103,11 +110,11 @@ def _measured(session: Session, embedder: EmbedderFiles | None) -> Quality:
     )
     quality = Quality(embedder_digest=embedder.digest if embedder else None)
     with quality.or_without("samples and held-out loss"):
-        denoiser = _saved_denoiser(session)
+        denoisers = _saved_denoisers(session)
         with quality.or_without("samples"):
-            _draw(session, denoiser, planned)
+            _draw(session, denoisers, planned)
         with quality.or_without("held-out loss"):
-            quality.validation = _score(session, denoiser)
+            quality.validation = _score(session, denoisers)
     quality.keep_drawn(planned)
     if embedder is not None:
         with quality.or_without("similarity to the training pictures"):
@@ -147,40 +154,74 @@ def _write_report(session: Session, quality: Quality) -> None:
     context.workspace.mark(Stage.SAMPLE, outcome_of(report))
 
 
-def _saved_denoiser(session: Session) -> torch.nn.Module:
-    """The denoiser with the adapter that was read back from the file."""
-    if session.denoiser is None:  # an earlier attempt trained and saved
-        path = session.context.workspace.result / MODEL
-        session.recipe.attach_file(load_denoiser(session), path, name=RELOADED)
-        activate(_require(session), RELOADED)
-    return _require(session).eval()
+def _saved_denoisers(session: Session) -> list[torch.nn.Module]:
+    """Every denoiser with the adapter that was read back from its file.
+
+    Several share the device: each waits on the host until it is asked.
+    """
+    if session.denoiser is not None:
+        return [session.denoiser.eval()]
+    experts = session.recipe.experts()
+    device = session.device if len(experts) == 1 else torch.device("cpu")
+    if session.context.plan.job.network.text_encoder:
+        session.text_encoder = session.recipe.load_text_encoder(device=session.device)
+    denoisers = []
+    for recipe in experts:  # an earlier attempt trained and saved, or there are several
+        denoiser = load_denoiser(session, recipe, device)
+        path = session.context.workspace.result / recipe.part.file
+        texts = _texts(session.text_encoder)
+        recipe.attach_file(denoiser, path, name=RELOADED, text_encoders=texts)
+        activate(Adapted([denoiser, *texts.values()]), RELOADED)
+        denoisers.append(denoiser.eval())
+    return denoisers
 
 
-def _draw(session: Session, denoiser: torch.nn.Module, drawn: list[Drawn]) -> None:
+def _texts(text_encoder: TextEncoder | None) -> Mapping[str, torch.nn.Module]:
+    return {} if text_encoder is None else text_encoder.modules()
+
+
+def _draw(session: Session, denoisers: list[torch.nn.Module], drawn: list[Drawn]) -> None:
     draw_samples(
-        brush_of(session, denoiser),
-        denoiser,
+        brush_of(session, denoisers, session.text_encoder),
+        Adapted([*denoisers, *_texts(session.text_encoder).values()]),
         drawn,
         board=session.context.board,
         stop=session.context.stop,
     )
 
 
-def _score(session: Session, denoiser: torch.nn.Module) -> ValidationStatus:
-    return held_out_score(
-        session.recipe,
-        denoiser,
-        session.dataset.held_out,
-        session.cache,
-        device=session.device,
-        stop=session.context.stop,
-    )
+def _score(session: Session, denoisers: list[torch.nn.Module]) -> ValidationStatus:
+    """The held-out loss; of several experts, the mean over them."""
+    found = []
+    for recipe, denoiser in zip(session.recipe.experts(), denoisers, strict=True):
+        score = held_out_score(
+            recipe,
+            denoiser.to(session.device),
+            session.dataset.held_out,
+            session.cache,
+            device=session.device,
+            stop=session.context.stop,
+            text_encoder=session.text_encoder,
+        )
+        found.append(score)
+        if len(denoisers) > 1:
+            denoiser.to("cpu")
+    return mean_score(found)
 
 
 def _expected(session: Session) -> Expected:
     """What the rank predicts of the file."""
     modules = dict(session.recipe.skeleton().named_modules())
-    return expected_of((modules[name] for name in session.layers), rank=session.context.plan.rank)
+    layers = [modules[name] for name in session.layers]
+    targets = RECIPES[session.context.plan.job.recipe].text_encoder_modules
+    for model in _texts(session.text_encoder).values():
+        names = {name.replace(".base_layer", ""): one for name, one in model.named_modules()}
+        layers += [
+            getattr(one, "base_layer", one)
+            for name, one in names.items()
+            if name.endswith(tuple(f".{target}" for target in targets))
+        ]
+    return expected_of(layers, rank=session.context.plan.rank)
 
 
 def _artifact(session: Session) -> ArtifactStatus:

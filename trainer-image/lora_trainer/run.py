@@ -120,17 +120,21 @@ def _remember(context: Context) -> None:
 
 def _is_complete(workspace: Workspace) -> bool:
     """Whether the result folder holds what was checked and scored, and that very model."""
-    sampled = workspace.done(Stage.SAMPLE)
-    return sampled is not None and _holds(workspace, sampled["artifact"]["digest"])
+    sampled, saved = workspace.done(Stage.SAMPLE), workspace.done(Stage.SAVE) or {}
+    return (
+        sampled is not None
+        and _holds(workspace, sampled["artifact"]["digest"])
+        and all(_holds(workspace, one["digest"], name) for name, one in saved.items())
+    )
 
 
-def _holds(workspace: Workspace, digest: object) -> bool:
+def _holds(workspace: Workspace, digest: object, name: str = MODEL) -> bool:
     """Whether the model that lies in the result folder is the one that a marker speaks of.
 
     A marker is a promise about a file beside it; whatever came between the two, a model that
     is not the one that was checked is made again, never published.
     """
-    model = workspace.result / MODEL
+    model = workspace.result / name
     if model.is_file() and digest == f"sha256:{sha256_of_file(model)}":
         return True
     log.warning("the model in the workspace is not the one that was checked", file=model)
@@ -161,13 +165,15 @@ def _make_result(context: Context) -> None:
 
     session = training.open_session(context, dataset, base)
     training.cache_inputs(session)
-    saved = workspace.done(Stage.SAVE)
-    if saved and saved.get("inputs") == session.inputs and _holds(workspace, saved.get("digest")):
-        board.restore_loss(saved["loss"])
-        board.expect(session.total_steps, done=session.total_steps)
-    else:
-        training.train(session)
-        results.save_and_verify(session)
+    for _ in session.each_expert():
+        name = session.recipe.part.file
+        saved = (workspace.done(Stage.SAVE) or {}).get(name, {})
+        if saved.get("inputs") == session.inputs and _holds(workspace, saved.get("digest"), name):
+            board.restore_loss(saved["loss"])
+            board.expect(session.total_steps, done=session.total_steps)
+        else:
+            training.train(session)
+            results.save_and_verify(session)
     results.sample_and_score(session, embedder)
 
 

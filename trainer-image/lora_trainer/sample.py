@@ -14,12 +14,11 @@ import torch
 from PIL import Image, ImageStat
 
 from lora_api.settings import ValidationSettings
-from lora_trainer.cache import Cache
 from lora_trainer.disk import write_atomically
 from lora_trainer.errors import is_out_of_memory
 from lora_trainer.lora import base_only
 from lora_trainer.progress import ProgressBoard
-from lora_trainer.recipes import Sampler
+from lora_trainer.recipes import Sampler, TextSource
 from lora_trainer.stopping import StopFlag
 
 SEEDS_PER_PROMPT = 3
@@ -68,8 +67,8 @@ class Brush:
     sampler: Sampler
     """Draws with the denoiser as it is."""
 
-    cache: Cache
-    """Holds the prompts' embeddings."""
+    texts: TextSource
+    """Gives the prompts' embeddings."""
 
     sampling_steps: int
     """Denoising steps per picture."""
@@ -84,8 +83,8 @@ class Brush:
         """One picture per seed; one at a time where there is no room for them together."""
         try:
             return self.sampler.draw(
-                prompt=self.cache.text(prompt),
-                empty=self.cache.text(""),
+                prompt=self.texts.text(prompt),
+                empty=self.texts.text(""),
                 seeds=seeds,
                 resolution=self.resolution,
                 steps=self.sampling_steps,

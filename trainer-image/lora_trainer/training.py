@@ -5,6 +5,7 @@ something to train or draw.
 """
 
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from lora_api.progress import Stage
+from lora_api.reasons import Reason
 from lora_api.settings import MemoryStrategy, Precision
 from lora_trainer import log
 from lora_trainer.assembly import DTYPES, Task, build_trainer, help_train
@@ -22,20 +24,22 @@ from lora_trainer.compiling import check_compile, forget_compiled
 from lora_trainer.context import Context
 from lora_trainer.course import COURSE, Course
 from lora_trainer.dataset import Dataset
+from lora_trainer.disk import sha256_of_json
 from lora_trainer.environment import threads
+from lora_trainer.errors import TrainerError
 from lora_trainer.group import Group
 from lora_trainer.ladder import Ladder
+from lora_trainer.loop import Trainer
 from lora_trainer.lora import find_layers
 from lora_trainer.memory import check_memory
 from lora_trainer.observers import LoopObserver, Observers, WhenSaved
 from lora_trainer.optimizers import check_optimizer
 from lora_trainer.previews import Previews
 from lora_trainer.processes import processes_for, training_together
-from lora_trainer.recipes import RECIPES, Recipe, load_recipe
+from lora_trainer.recipes import RECIPES, LiveTexts, Recipe, TextEncoder, load_recipe
 from lora_trainer.report import Facts
 from lora_trainer.sample import Brush
 from lora_trainer.schedule import images_per_step
-from lora_trainer.update import Updater
 
 
 @dataclass(kw_only=True, slots=True)
@@ -84,6 +88,25 @@ class Session:
     denoiser: torch.nn.Module | None = None
     """The model, once loaded."""
 
+    text_encoder: TextEncoder | None = None
+    """Once loaded, where it is trained too."""
+
+    def each_expert(self) -> Iterator[None]:
+        """Make the session stand for each of the base model's denoisers, and then for the first.
+
+        Each is trained on inputs of its own name, and gone before the next one is loaded.
+        """
+        experts, inputs = self.recipe.experts(), self.inputs
+        for recipe in experts:
+            self.recipe = recipe
+            self.inputs = (
+                f"{sha256_of_json(recipe.part.name)[:8]}{inputs}" if recipe.part.name else inputs
+            )
+            yield
+            if len(experts) > 1:
+                self.denoiser = None
+        self.recipe, self.inputs = experts[0], inputs
+
     def facts(self) -> Facts:
         """What the report says of this run."""
         return Facts(
@@ -118,6 +141,13 @@ def open_session(context: Context, dataset: Dataset, base: BaseModel) -> Session
     processes = processes_for(job.processes)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     layers = find_layers(recipe.skeleton(), plan.target_modules)
+    _check_layers(recipe, layers)
+    if len(recipe.experts()) > 1 and job.validation.sample_every_steps is not None:
+        raise TrainerError(
+            Reason.INVALID_JOB,
+            "validation.sampleEverySteps: the base model has two experts, which draw together and "
+            "are trained one after the other; remove it",
+        )
     session = Session(
         context=context,
         dataset=dataset,
@@ -201,10 +231,12 @@ def _attempt(session: Session, task: Task, rung: MemoryStrategy, ladder: Ladder)
         trainer = build_trainer(
             task, rung, session.recipe, group=group, board=context.board, stop=context.stop
         )
-        trainer.observer = _observers(session, trainer.denoiser, trainer.updater)
+        trainer.observer = _observers(session, trainer)
         trainer.run()
     forget_compiled(trainer.denoiser)
-    session.denoiser = trainer.denoiser
+    session.denoiser, session.text_encoder = trainer.denoiser, trainer.text_encoder
+    for model in trainer.text_encoder.modules().values() if trainer.text_encoder else ():
+        model.eval()
 
 
 def _try(session: Session, task: Task, rung: MemoryStrategy) -> None:
@@ -244,19 +276,21 @@ def _task(session: Session) -> Task:
     )
 
 
-def brush_of(session: Session, denoiser: torch.nn.Module) -> Brush:
+def brush_of(
+    session: Session, denoisers: Sequence[torch.nn.Module], text_encoder: TextEncoder | None
+) -> Brush:
     """What the session's pictures are drawn with."""
     plan = session.context.plan
     return Brush(
-        sampler=session.recipe.sampler([denoiser], device=session.device),
-        cache=session.cache,
+        sampler=session.recipe.sampler(denoisers, device=session.device),
+        texts=session.cache if text_encoder is None else LiveTexts(text_encoder),
         sampling_steps=plan.job.validation.sampling_steps,
         guidance_scale=plan.guidance_scale,
         resolution=plan.resolution,
     )
 
 
-def _observers(session: Session, denoiser: torch.nn.Module, updater: Updater) -> Observers:
+def _observers(session: Session, trainer: Trainer) -> Observers:
     """Who is told of steps and checkpoints."""
     validation = session.context.plan.job.validation
     folder = session.context.workspace.course(session.inputs)
@@ -271,20 +305,24 @@ def _observers(session: Session, denoiser: torch.nn.Module, updater: Updater) ->
             every_steps=validation.sample_every_steps,
             total_steps=session.total_steps,
             seed=validation.seed,
-            denoiser=denoiser,
-            brush=lambda: brush_of(session, denoiser),
-            finished=updater.finished,
+            denoiser=trainer.denoiser,
+            brush=lambda: brush_of(session, [trainer.denoiser], trainer.text_encoder),
+            finished=trainer.updater.finished,
         )
         members.append(previews)
     return Observers(members)
 
 
-def load_denoiser(session: Session) -> torch.nn.Module:
-    """Load the base model's denoiser into the session."""
-    session.denoiser = session.recipe.load_denoiser(
-        device=session.device, dtype=DTYPES[session.precision]
-    )
-    return session.denoiser
+def load_denoiser(session: Session, recipe: Recipe, device: torch.device) -> torch.nn.Module:
+    """One of the base model's denoisers."""
+    return recipe.load_denoiser(device=device, dtype=DTYPES[session.precision])
+
+
+def _check_layers(recipe: Recipe, layers: Sequence[str]) -> None:
+    """Find out before training that the family's files have a name for every layer."""
+    blank = torch.empty(1, device="meta")
+    names = {f"{layer}.lora_{side}.weight": blank for layer in layers for side in "AB"}
+    recipe.to_file(names, alpha=1.0)
 
 
 def _precision(wanted: Precision, device: torch.device) -> Precision:
