@@ -111,7 +111,7 @@ def judge(ground: Ground, names: list[str], kills: Counter[str], clock: Clock) -
         else:
             verdict.stuck.append(f"{name}: {phase} {status.get('message')}")
     verdict.doubled += [f"{uri}: two pods at once" for uri in stored if "/doubled-" in uri]
-    for job, count in _jobs_created(ground).items():
+    for job, count in jobs_created(ground).items():
         if count > 1:
             verdict.doubled.append(f"Job {job} was created {count} times")
     verdict.slowest_seconds = max(clock.late_seconds.values(), default=0.0)
@@ -119,7 +119,7 @@ def judge(ground: Ground, names: list[str], kills: Counter[str], clock: Clock) -
     return verdict
 
 
-def _jobs_created(ground: Ground) -> Counter[str]:
+def jobs_created(ground: Ground) -> Counter[str]:
     """How often each Job was created, ever."""
     return Counter(
         entry["objectRef"]["name"]
