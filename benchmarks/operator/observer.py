@@ -72,6 +72,8 @@ class Observer:
 
     async def total(self, name: str) -> float:
         """One metric now, summed over its labels."""
+        if self.process.poll() is not None:
+            raise SystemExit("the operator ended; its log is in build/bench")
         return sum(value for (each, _), value in (await self.metrics()).items() if each == name)
 
     async def watch(self) -> None:

@@ -117,7 +117,7 @@ class App:
             connection=connection,
             middleware=api_watch,
             namespaces=settings.namespaces,
-            on_change=self._queue.add,
+            on_change=self._hear,
             on_policy=self._gatekeeper.policy_changed,
         )
         self._puller = ProgressPuller(
@@ -184,6 +184,11 @@ class App:
         """Close all connections."""
         await self._session.close()
         await self._pod_session.close()
+
+    def _hear(self, key: Key) -> None:
+        """Take news of a run; one for which nothing was done yet goes first: its GPU idles."""
+        run = self._cache.get(TRAININGS, key)
+        self._queue.add(key, urgent=run is not None and not run.get("status"))
 
     async def _lead(self) -> None:
         """From the filled cache to leading; ends only by an error."""

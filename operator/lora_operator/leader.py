@@ -38,19 +38,19 @@ def since_boot() -> float:
 class LeaseTimes:
     """The clockwork of the election, in seconds."""
 
-    duration: float = 12.0
+    duration: float = 13.0
     """How long others wait after the last renewal that they saw."""
 
-    renew_every: float = 3.0
+    renew_every: float = 2.0
     """How often the holder renews: the only write of an idle operator."""
 
-    give_up_after: float = 9.0
+    give_up_after: float = 10.5
     """How long after its last renewal the holder still begins writes. The rest of `duration` is
     what a write that has begun may take: it is given up before anybody else begins."""
 
-    answer_within: float = 3.0
+    answer_within: float = 5.0
     """How long one request about the Lease may take, so that a connection that fell silent leaves
-    time for another try."""
+    time for another try; long enough for an API server that is out of breath."""
 
     poll_every: float = 1.0
     """How often a standby looks."""

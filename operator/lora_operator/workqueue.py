@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
+# Of so many looks in a row, one goes to a key that is not urgent, however many urgent ones wait.
+FAIR_SHARE = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,8 @@ class Schedule(Generic[K]):
         self._backoff = backoff
         self._chance = chance
         self._ready: deque[K] = deque()
+        self._urgent: deque[K] = deque()
+        self._urgent_in_a_row = 0
         self._queued: set[K] = set()
         self._busy: set[K] = set()
         self._again: set[K] = set()
@@ -62,17 +66,22 @@ class Schedule(Generic[K]):
 
     def __len__(self) -> int:
         """Keys that could be worked on now, those in work not counted."""
-        return len(self._ready)
+        return len(self._ready) + len(self._urgent)
 
-    def add(self, key: K) -> None:
-        """Ask for a look at the key as soon as possible; a back-off is not cut short by news."""
+    def add(self, key: K, *, urgent: bool = False) -> None:
+        """Ask for a look at the key as soon as possible; a back-off is not cut short by news.
+
+        Args:
+            key: Waits at most once; where it waits already, it keeps its place.
+            urgent: Whether it goes before those that are not.
+        """
         if key in self._failures and key in self._due:
             return
         if key in self._busy:
             self._again.add(key)
         elif key not in self._queued:
             self._queued.add(key)
-            self._ready.append(key)
+            (self._urgent if urgent else self._ready).append(key)
 
     def add_at(self, key: K, when: float) -> None:
         """Ask for a look at a time; the earliest wish per key counts."""
@@ -89,14 +98,23 @@ class Schedule(Generic[K]):
             if self._due.get(key) == when:
                 del self._due[key]
                 self.add(key)
-        if not self._ready:
+        line = self._next_line()
+        if not line:
             return None
-        key = self._ready.popleft()
+        key = line.popleft()
         self._queued.discard(key)
         self._busy.add(key)
         # The look that begins now will say itself when it wants the next one.
         self._due.pop(key, None)
         return key
+
+    def _next_line(self) -> deque[K]:
+        is_fair = self._urgent_in_a_row < FAIR_SHARE - 1 or not self._ready
+        if self._urgent and is_fair:
+            self._urgent_in_a_row += 1
+            return self._urgent
+        self._urgent_in_a_row = 0
+        return self._ready
 
     def next_due(self) -> float | None:
         """When the next sleeping key wakes, or None where none sleeps."""
@@ -148,9 +166,9 @@ class WorkQueue(Generic[K]):
     def __len__(self) -> int:
         return len(self._schedule)
 
-    def add(self, key: K) -> None:
-        """Ask for a look at the key as soon as possible."""
-        self._schedule.add(key)
+    def add(self, key: K, *, urgent: bool = False) -> None:
+        """Ask for a look at the key as soon as possible, or before all that are not urgent."""
+        self._schedule.add(key, urgent=urgent)
         self._news.set()
 
     def add_after(self, key: K, seconds: float) -> None:
