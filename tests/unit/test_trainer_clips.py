@@ -7,7 +7,7 @@ import pytest
 from tests.datasets import ADataset, a_dataset, a_picture, write_clip
 
 from lora_trainer.clips import MAX_SECONDS, clip_format, read_frames
-from lora_trainer.pixels import load_pixels, load_square
+from lora_trainer.pixels import load_pixels
 
 
 def _greys(path: Path, count: int) -> list[int]:
@@ -54,12 +54,6 @@ def test_clips_and_pictures_are_mixed_in_buckets_of_their_own(tmp_path: Path) ->
     }
     for sample in dataset.checked().samples:
         assert load_pixels(sample).shape == (*sample.shape, 3)
-
-
-def test_a_clip_is_shown_by_its_first_frame(tmp_path: Path) -> None:
-    path = write_clip(tmp_path / "a.mp4", frames=9)
-    assert load_square(path, resolution=32).shape == (32, 32, 3)
-    assert load_square(path, resolution=32).mean() < 10
 
 
 def _cut(path: Path, keep: float) -> None:

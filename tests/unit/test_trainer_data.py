@@ -9,6 +9,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from lora_api.settings import DatasetSettings
+from lora_trainer.buckets import fit
 from lora_trainer.captions import (
     MAX_ORDERS,
     CaptionError,
@@ -21,7 +22,7 @@ from lora_trainer.crops import centre_crop
 from lora_trainer.dataset import Sample, split
 from lora_trainer.errors import TrainerError
 from lora_trainer.pictures import Bounds, Picture, PictureError, check_picture, to_rgb
-from lora_trainer.pixels import load_square
+from lora_trainer.pixels import load_pixels
 
 TRIGGERS = {
     "no trigger word": ("a cat", None, "a cat"),
@@ -124,6 +125,13 @@ def _red(size: tuple[int, int] = (80, 60)) -> Image.Image:
     return Image.new("RGB", size, (200, 10, 10))
 
 
+def _trained_on(picture: Picture, side: int) -> np.ndarray:
+    """The picture's pixels as a square."""
+    crop = fit(picture.width, picture.height, resolution=side, step=4, keep_shape=False)
+    square: np.ndarray = load_pixels(Sample(picture=picture, caption="zorp", crop=crop))[0]
+    return square
+
+
 GOOD: dict[str, Callable[[Path], object]] = {
     "JPEG": lambda path: _red().save(path, "JPEG"),
     "PNG": lambda path: _red().save(path, "PNG"),
@@ -139,7 +147,7 @@ def test_a_picture_is_known_by_its_content_and_becomes_a_square(name: str, tmp_p
     GOOD[name](path)
     picture = check_picture(path, name="p", bounds=Bounds(min_side_pixels=60))
     assert (picture.width, picture.height) == (80, 60)
-    square = load_square(path, resolution=32)
+    square = _trained_on(picture, 32)
     assert square.shape == (32, 32, 3)
     assert square.dtype == np.uint8
     assert np.abs(square.astype(int) - (200, 10, 10)).max() < 30
@@ -153,7 +161,7 @@ def test_exif_rotation_turns_the_picture_upright(tmp_path: Path) -> None:
     image.save(tmp_path / "a.jpg", exif=exif)
     picture = check_picture(tmp_path / "a.jpg", name="a.jpg", bounds=Bounds(min_side_pixels=16))
     assert (picture.width, picture.height) == (60, 80)
-    square = load_square(tmp_path / "a.jpg", resolution=60)
+    square = _trained_on(picture, 60)
     assert square[30, 55].mean() > 200
     assert square[30, 5].mean() < 50
 

@@ -5,12 +5,11 @@ cropped, perhaps mirrored.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageOps
 
-from lora_trainer.clips import clip_format, read_frames
+from lora_trainer.clips import read_frames
 from lora_trainer.dataset import Sample
 from lora_trainer.pictures import open_upright
 
@@ -30,23 +29,6 @@ def load_pixels(sample: Sample) -> "np.ndarray":
     import numpy as np
 
     return np.stack([np.asarray(_cut(image, sample)) for image in _images(sample)])
-
-
-def load_square(path: Path, *, resolution: int) -> "np.ndarray":
-    """The middle of a picture, or of a clip's first frame, to look at.
-
-    Args:
-        path: A checked file.
-        resolution: Side of the square in pixels.
-
-    Returns:
-        uint8 [resolution, resolution, 3].
-    """
-    import numpy as np
-
-    image = open_upright(path) if clip_format(path) is None else next(read_frames(path, count=1))
-    square = ImageOps.fit(image, (resolution, resolution), method=Image.Resampling.LANCZOS)
-    return np.asarray(square)
 
 
 def _images(sample: Sample) -> Iterator[Image.Image]:
