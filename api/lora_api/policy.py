@@ -186,12 +186,6 @@ class GpuSettings(Document):
     ] = "nvidia.com/gpu"
     """Resource that pods ask for: nvidia.com/gpu, nvidia.com/mig-3g.40gb, amd.com/gpu, ..."""
 
-    memory_label: LabelKey = "nvidia.com/gpu.memory"
-    """Node label with the memory of one GPU, in MiB."""
-
-    product_label: LabelKey = "nvidia.com/gpu.product"
-    """Node label with the name of the GPU."""
-
 
 class TolerationSettings(Document):
     """One taint that pods of this namespace bear."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from lora_operator.builders.job import build_job, build_upload_job
 from lora_operator.builders.ownership import is_left_by_predecessor, is_owned_by
+from lora_operator.builders.placement import placed
 from lora_operator.builders.workspace import build_workspace
 from lora_operator.cache import Cache
 from lora_operator.errors import (
@@ -82,9 +83,10 @@ class Actor:
             claim = read_claim(body) if body is not None else None
             return replace(seen, claim=claim, claim_refused=refused)
         build = build_job if action is Action.CREATE_JOB else build_upload_job
-        body, refused = await self._create(
-            JOBS, run, build(run, spec, default_image=self._default_image)
-        )
+        wanted = build(run, spec, default_image=self._default_image)
+        if seen.policy is not None and seen.policy.policy is not None:
+            wanted = placed(wanted, seen.policy.policy)
+        body, refused = await self._create(JOBS, run, wanted)
         job = read_job(body) if body is not None else None
         if action is Action.CREATE_JOB:
             return replace(seen, job=job, job_refused=refused)

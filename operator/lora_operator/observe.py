@@ -16,6 +16,7 @@ from lora_operator.errors import NotFoundError, RefusedError
 from lora_operator.kube.client import KubeClient
 from lora_operator.kube.resources import CLAIMS, EVENTS, JOBS, PODS, TRAININGS, WORKLOADS
 from lora_operator.labels import job_number, upload_job_name, workspace_name
+from lora_operator.policy.defaults import with_defaults
 from lora_operator.state.keys import Key, Object
 from lora_operator.state.pace import FIRST_LOOK_SECONDS
 from lora_operator.state.reading import read_claim, read_job, read_pod, read_run, read_time
@@ -64,11 +65,14 @@ def observe(
     numbers = [number for name in jobs if (number := job_number(key.name, name)) is not None]
     # A later Job that exists is the present one, whatever somebody made of the status.
     run = replace(run, job_number=max([run.job_number, *numbers]))
+    word = words.get(run.uid)
+    if word is not None and word.policy is not None and run.spec is not None:
+        run = replace(run, spec=with_defaults(run.spec, word.policy))
     job = jobs.pop(run.job_name, None)
     pods = _pods_of(cache, key, job)
     return Observed(
         run=run,
-        policy=words.get(run.uid),
+        policy=word,
         claim=read_claim(claim) if claim is not None else None,
         job=job,
         pods=pods,

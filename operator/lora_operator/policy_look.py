@@ -4,6 +4,7 @@ A module of its own because the gate knows nothing of Jobs and pods, and the rul
 runs.
 """
 
+from dataclasses import replace
 from decimal import Decimal
 
 from lora_api.policy import TrainingPolicySpec
@@ -88,20 +89,17 @@ def word_of(space: Namespace, run: Run, answer: Answer, place: str) -> PolicyWor
         place: Its place in the queue in words, if it has one.
     """
     cost = _cost(space, run)
-    alert = _alert(space, run, cost)
+    granted = PolicyWord(policy=space.policy, cost=cost, alert=_alert(space, run, cost))
     if isinstance(answer, Refusal):
-        return PolicyWord(
-            permission=Permission.DENIED, reason=answer.reason, message=answer.message, cost=cost
+        return replace(
+            granted, permission=Permission.DENIED, reason=answer.reason, message=answer.message
         )
-    if isinstance(answer, Deferred):
-        return PolicyWord(
-            permission=Permission.AWAITED, reason=Reason.QUEUED, message=answer.message, cost=cost
+    message = answer.message if isinstance(answer, Deferred) else place
+    if isinstance(answer, Deferred) or run.uid in space.waiting:
+        return replace(
+            granted, permission=Permission.AWAITED, reason=Reason.QUEUED, message=message
         )
-    if run.uid in space.waiting:
-        return PolicyWord(
-            permission=Permission.AWAITED, reason=Reason.QUEUED, message=place, cost=cost
-        )
-    return PolicyWord(cost=cost, alert=alert)
+    return granted
 
 
 def _cost(space: Namespace, run: Run) -> CostStatus | None:

@@ -9,10 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lora_api.policy import GpuSettings
-
 Labels = Mapping[str, str]
 NAMED_GPUS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuLabels:
+    """Node labels that tell of GPUs; NVIDIA's by default."""
+
+    memory: str = "nvidia.com/gpu.memory"
+    """Memory of one GPU, in MiB."""
+    product: str = "nvidia.com/gpu.product"
+    """Its name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +37,7 @@ class GpuFit:
     misfit: str | None = None
 
 
-def fit_gpus(*, needed_mib: int, what: str, nodes: Sequence[Labels], gpu: GpuSettings) -> GpuFit:
+def fit_gpus(*, needed_mib: int, what: str, nodes: Sequence[Labels], gpu: GpuLabels) -> GpuFit:
     """Nodes for a run, by the memory of one GPU.
 
     Args:
@@ -49,7 +57,7 @@ def fit_gpus(*, needed_mib: int, what: str, nodes: Sequence[Labels], gpu: GpuSet
                 "run again with a lower resolution or a leaner optimization.memory."
             )
         )
-    larger_than = {"key": gpu.memory_label, "operator": "Gt", "values": [str(needed_mib - 1)]}
+    larger_than = {"key": gpu.memory, "operator": "Gt", "values": [str(needed_mib - 1)]}
     return GpuFit(
         node_affinity={
             "requiredDuringSchedulingIgnoredDuringExecution": {
@@ -59,15 +67,14 @@ def fit_gpus(*, needed_mib: int, what: str, nodes: Sequence[Labels], gpu: GpuSet
     )
 
 
-def _memory(labels: Labels, gpu: GpuSettings) -> int | None:
-    text = labels.get(gpu.memory_label, "")
+def _memory(labels: Labels, gpu: GpuLabels) -> int | None:
+    text = labels.get(gpu.memory, "")
     return int(text) if text.isascii() and text.isdigit() else None
 
 
-def _inventory(nodes: Sequence[Labels], gpu: GpuSettings) -> str:
+def _inventory(nodes: Sequence[Labels], gpu: GpuLabels) -> str:
     kinds = Counter(
-        (labels.get(gpu.product_label, "a GPU without a name"), _memory(labels, gpu))
-        for labels in nodes
+        (labels.get(gpu.product, "a GPU without a name"), _memory(labels, gpu)) for labels in nodes
     )
     listed = [
         f"{product} ({memory} MiB) on {count} node{'' if count == 1 else 's'}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from lora_api.policy import TrainingPolicySpec
 from lora_api.progress import Progress
 from lora_api.reasons import Reason
 from lora_api.status import CostStatus, LoRATrainingStatus
@@ -174,6 +175,8 @@ class PolicyWord:
     reason: Reason = Reason.ACCEPTED
     message: str = ""
     cost: CostStatus | None = None
+    policy: TrainingPolicySpec | None = None
+    """The policy itself: it says where pods go."""
     alert: str | None = None
     """Warning about the cost, to be told once the cost is written."""
 
