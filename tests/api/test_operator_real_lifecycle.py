@@ -17,7 +17,14 @@ from tests.conftest import start_with_crds
 from tests.results import a_bad_result, a_good_result
 
 from lora_api.reasons import Reason
-from lora_operator.kube.resources import CLAIMS, JOBS, PODS, TRAININGS, Resource
+from lora_operator.kube.resources import (
+    CLAIMS,
+    JOBS,
+    PODS,
+    TRAININGS,
+    WORKLOADS,
+    Resource,
+)
 
 pytestmark = pytest.mark.api
 MERGE = "application/merge-patch+json"
@@ -241,6 +248,64 @@ def test_a_queue_of_kueue_holds_the_job_and_takes_it_back(new_stage: NewStage) -
     second = stage.running_pod(but=first.name)
     stage.end(second, 0, a_good_result())
     assert stage.is_in("Completed")["attempts"] == 2
+
+
+@pytest.fixture
+def workloads(api: ApiServer) -> str:
+    """Kueue's kind, as far as the operator reads it."""
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {
+        "name": WORKLOADS.version,
+        "served": True,
+        "storage": True,
+        "schema": {"openAPIV3Schema": schema},
+    }
+    names = {"kind": "Workload", "plural": WORKLOADS.plural, "singular": "workload"}
+    name = f"{WORKLOADS.plural}.{WORKLOADS.group}"
+    body = {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": name,
+            "annotations": {"api-approved.kubernetes.io": "unapproved, a stand-in for tests"},
+        },
+        "spec": {
+            "group": WORKLOADS.group,
+            "scope": "Namespaced",
+            "names": names,
+            "versions": [version],
+        },
+    }
+    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    api.request("POST", path, body)
+
+    def is_served() -> bool:
+        conditions = api.request("GET", f"{path}/{name}").get("status", {}).get("conditions")
+        return "Established" in [condition["type"] for condition in conditions or []]
+
+    eventually(is_served, "the kind is served")
+    return name
+
+
+def test_kueues_own_words_are_quoted(new_stage: NewStage, workloads: str) -> None:
+    stage = new_stage(labels={"kueue.x-k8s.io/queue-name": "gpus"})
+    said = "couldn't assign flavors to pod set main: insufficient quota for nvidia.com/gpu"
+    condition = {"type": "QuotaReserved", "status": "False", "reason": "Pending", "message": said}
+    workload = {
+        "apiVersion": WORKLOADS.api_version,
+        "kind": "Workload",
+        "metadata": {
+            "name": "job-anna-train-abcde",
+            "namespace": stage.namespace,
+            "labels": {"kueue.x-k8s.io/job-uid": stage.job()["metadata"]["uid"]},
+        },
+        "status": {"conditions": [condition]},
+    }
+    stage.api.create(WORKLOADS, workload)
+    # The operator looks again when something moves, or after half a minute.
+    stage.patch({}, annotations={"looked-at": workloads})
+    eventually(lambda: said in stage.status.get("message", ""), "Kueue is quoted")
+    assert stage.status["phase"] == "Queued"
 
 
 def test_a_queued_run_is_suspended_without_touching_kueues_field(new_stage: NewStage) -> None:
