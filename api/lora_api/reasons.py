@@ -145,8 +145,10 @@ MEANINGS: dict[Reason, str] = {
     Reason.INVALID_JOB: "The job document has missing, unknown or wrong fields.",
     Reason.TOO_FEW_IMAGES: "Fewer pictures than spec.dataset.minImages.",
     Reason.TOO_MANY_IMAGES: "More pictures than spec.dataset.maxImages.",
-    Reason.INVALID_IMAGES: "Pictures are unreadable, of a wrong type, or too small.",
-    Reason.INVALID_CAPTIONS: "Captions are missing, empty or not UTF-8.",
+    Reason.INVALID_IMAGES: (
+        "Pictures, clips or their archive are unreadable, of a wrong type, or off the limits."
+    ),
+    Reason.INVALID_CAPTIONS: "Captions are missing, empty, not UTF-8, or given twice.",
     Reason.BASE_MODEL_NOT_FOUND: "Nothing, or no model_index.json, lies at spec.baseModel.uri.",
     Reason.BASE_MODEL_INVALID: "The base model does not fit the recipe, or is not safetensors.",
     Reason.EMBEDDER_INVALID: (

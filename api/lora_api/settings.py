@@ -127,7 +127,7 @@ class DatasetSettings(Document):
     metadata.jsonl names them all. In the cluster: s3://bucket/prefix."""
 
     uris: Annotated[tuple[StorageUri, ...], Field(max_length=200)] = ()
-    """Single files instead of a prefix: pictures and their .txt captions."""
+    """Single files instead of a prefix: pictures or clips, .txt captions, a metadata.jsonl."""
 
     trigger_word: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^\S.*$")] | None = (
         None
@@ -140,7 +140,8 @@ class DatasetSettings(Document):
     Default: the trigger word alone."""
 
     shuffle_captions: bool = False
-    """Whether the comma-separated parts of a caption are trained in changing order."""
+    """Whether the comma-separated parts of a caption are trained in other orders too, in up to 8
+    that follow from the caption."""
 
     keep_tags: Annotated[int, Field(ge=0, le=64)] = 1
     """Leading parts of a caption that stay where they are when captions are shuffled."""
@@ -176,11 +177,12 @@ class DatasetSettings(Document):
     others, as long as minImages are left, and the report names those left out."""
 
     aspect_buckets: bool = True
-    """Whether pictures keep about their own shape, in groups of equal shape and about
-    resolution x resolution pixels; otherwise all are cropped to squares."""
+    """Whether pictures keep about their own shape (no side more than twice the other), in groups of
+    equal shape and about resolution x resolution pixels; otherwise all are cropped to squares."""
 
     frames: Annotated[int, Field(ge=1, le=257)] | None = None
-    """Frames of a training clip (wan: 4 n + 1). Default: the recipe's; pictures count as one."""
+    """Frames of a training clip (wan: 4 n + 1), from its beginning at 16 a second; shorter clips
+    are trained with fewer. Default: the recipe's (17); pictures count as one."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
