@@ -62,7 +62,6 @@ def _modelspec(facts: Facts) -> dict[str, Any]:
 def _sd_scripts(facts: Facts) -> dict[str, Any]:
     plan, job = facts.plan, facts.plan.job
     dataset, network, optimization = job.dataset, job.network, job.optimization
-    accumulated = optimization.batch_size * optimization.gradient_accumulation_steps
     return {
         "ss_output_name": job.name,
         "ss_network_module": "networks.lora",
@@ -90,7 +89,7 @@ def _sd_scripts(facts: Facts) -> dict[str, Any]:
         "ss_num_epochs": facts.epochs,
         "ss_epoch": facts.epochs,
         "ss_batch_size_per_device": optimization.batch_size,
-        "ss_total_batch_size": accumulated,
+        "ss_total_batch_size": facts.images_per_step,
         "ss_resolution": f"({plan.resolution}, {plan.resolution})",
         "ss_enable_bucket": dataset.aspect_buckets,
         "ss_flip_aug": dataset.flip,
@@ -98,7 +97,7 @@ def _sd_scripts(facts: Facts) -> dict[str, Any]:
         "ss_keep_tokens": dataset.keep_tags,
         "ss_caption_dropout_rate": dataset.caption_dropout,
         "ss_mixed_precision": "no" if facts.precision == "fp32" else facts.precision,
-        "ss_num_train_images": len(facts.dataset.training) * dataset.repeats,
+        "ss_num_train_images": len(facts.dataset.epoch),
         "ss_dataset_dirs": json.dumps(
             {"dataset": {"img_count": len(facts.dataset.training), "n_repeats": dataset.repeats}}
         ),

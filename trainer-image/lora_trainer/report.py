@@ -19,6 +19,7 @@ from lora_trainer.disk import sha256_of_file
 from lora_trainer.plan import Plan
 from lora_trainer.quality import Quality
 from lora_trainer.recipes import RECIPES
+from lora_trainer.schedule import images_per_step
 
 _LIBRARIES = (
     "torch",
@@ -62,13 +63,26 @@ class Facts:
     prompts: list[str]
     """What is drawn."""
 
+    processes: int = 1
+    """How many trained together."""
+
+    memory: str | None = None
+    """How GPU memory was saved; None where an earlier attempt trained."""
+
+    @property
+    def images_per_step(self) -> int:
+        """Training pictures that one optimiser step learns from."""
+        optimization = self.plan.job.optimization
+        return images_per_step(
+            batch_size=optimization.batch_size,
+            accumulation=optimization.gradient_accumulation_steps,
+            processes=self.processes,
+        )
+
     @property
     def epochs(self) -> int:
         """Passes over the training pictures, the last one perhaps in part."""
-        optimization = self.plan.job.optimization
-        per_step = optimization.batch_size * optimization.gradient_accumulation_steps
-        images = len(self.dataset.training) * self.plan.job.dataset.repeats
-        return max(1, -(-self.total_steps * per_step // images))
+        return max(1, -(-self.total_steps * self.images_per_step // len(self.dataset.epoch)))
 
 
 def settings_of(facts: Facts) -> dict[str, Any]:
@@ -138,6 +152,8 @@ def make_report(
         **settings_of(facts),
         "jobDigest": job_digest,
         "device": facts.device,
+        "processes": facts.processes,
+        "memory": facts.memory,
         "artifact": artifact.model_dump(mode="json", by_alias=True),
         "trainingLoss": loss,
         "scores": quality.validation.model_dump(mode="json", by_alias=True),

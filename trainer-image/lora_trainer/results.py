@@ -5,6 +5,7 @@ files, never from the training that went before.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -14,7 +15,7 @@ from safetensors.torch import save
 from lora_api.progress import Stage
 from lora_api.status import ArtifactStatus, ValidationStatus
 from lora_trainer import log
-from lora_trainer.course import COURSE, Course
+from lora_trainer.course import COURSE, Course, Point
 from lora_trainer.curve import draw_curve
 from lora_trainer.disk import sha256_of_file, write_atomically, write_bytes, write_json
 from lora_trainer.embedder import Embedder, EmbedderFiles
@@ -87,19 +88,29 @@ def sample_and_score(session: Session, embedder: EmbedderFiles | None) -> None:
     context.board.enter(Stage.SAMPLE)
     quality = _measured(session, embedder)
     folder = context.workspace.result
-    course = Course(context.workspace.course(session.inputs) / COURSE)
+    points = _course(session)
     with quality.or_without("contact sheet"):
         _write_sheet(session, quality)
     with quality.or_without("loss curve"):
-        draw_curve(folder / CURVE, course.points(), title=context.plan.job.name)
+        draw_curve(folder / CURVE, points, title=context.plan.job.name)
     if context.plan.job.output.tensorboard:
         with quality.or_without("TensorBoard events"):
             scores = _scalars(quality.validation)
-            write_events(folder / "tensorboard", course.points(), scores=scores)
+            write_events(folder / "tensorboard", points, scores=scores)
     with quality.or_without("pictures drawn on the way"):
         context.workspace.take_previews(session.inputs)
     _finish(session, quality)
     context.keep_safe()
+
+
+def _course(session: Session) -> list[Point]:
+    """Every step that was trained; those of a second expert follow those of the first."""
+    points: list[Point] = []
+    for _ in session.each_expert():
+        done = points[-1].step if points else 0
+        path = session.context.workspace.course(session.inputs) / COURSE
+        points += [replace(point, step=done + point.step) for point in Course(path).points()]
+    return points
 
 
 def _measured(session: Session, embedder: EmbedderFiles | None) -> Quality:

@@ -118,6 +118,8 @@ class Session:
             precision=self.precision.value,
             device=_device_name(self.device),
             prompts=self.prompts,
+            processes=self.processes,
+            memory=None if self.memory is None else self.memory.value,
         )
 
 
