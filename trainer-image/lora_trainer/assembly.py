@@ -15,7 +15,7 @@ from lora_trainer import log
 from lora_trainer.basemodel import BaseModel
 from lora_trainer.batches import BatchSource, group_by_shape
 from lora_trainer.cache import Cache
-from lora_trainer.compiling import compile_blocks, has_compiler, pays
+from lora_trainer.compiling import compile_blocks, forget_compiled, has_compiler, pays
 from lora_trainer.dataset import Sample
 from lora_trainer.ema import MovingAverage
 from lora_trainer.environment import threads
@@ -128,7 +128,7 @@ def build_trainer(
     trainer.text_encoder = text_encoder
     seconds = trainer.try_shapes() if group.device.type == "cuda" else None
     if _should_compile(task, trainer, seconds):
-        compile_blocks(denoiser)
+        _compile(trainer)
     return trainer
 
 
@@ -164,6 +164,21 @@ def help_train(task: Task, rung: MemoryStrategy, ladder: Ladder, group: Group) -
         if is_out_of_memory(error):
             ladder.step_down(rung)
         raise
+
+
+def _compile(trainer: Trainer) -> None:
+    """Compile for every shape now, so that no step of the run waits for it; or leave it."""
+    if not compile_blocks(trainer.denoiser):
+        return
+    began = time.perf_counter()
+    try:
+        trainer.try_shapes()
+        log.info("compiled", seconds=time.perf_counter() - began)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        forget_compiled(trainer.denoiser)
+        log.warning("not compiled", why=str(error)[:500])
 
 
 def _should_compile(task: Task, trainer: Trainer, step_seconds: float | None) -> bool:

@@ -55,15 +55,10 @@ def pays(*, steps: int, step_seconds: float, shapes: int) -> bool:
 
 
 def compile_blocks(denoiser: torch.nn.Module) -> bool:
-    """Compile the blocks at their next call; returns whether the model has any.
-
-    A block that can't be compiled runs as it is.
-    """
+    """Compile the blocks at their next call; returns whether the model has any."""
     if not getattr(denoiser, "_repeated_blocks", None):
         log.info("not compiled", why="the model names no repeated blocks")
         return False
-    dynamo: Any = torch._dynamo
-    dynamo.config.suppress_errors = True
     model: Any = denoiser
     model.compile_repeated_blocks()
     return True

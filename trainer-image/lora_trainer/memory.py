@@ -32,6 +32,8 @@ RUNGS = (
 _FP8 = torch.float8_e4m3fn
 # A layer with fewer weights saves nothing that could be measured.
 _WORTHWHILE_WEIGHTS = 4096
+# bitsandbytes scales so many weights of a row together; on the CPU it can't cut a row otherwise.
+_NF4_BLOCK = 64
 
 
 def check_memory(strategy: MemoryStrategy) -> None:
@@ -74,7 +76,7 @@ def shrink_before_adapter(
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     for parent, name, layer in list(_block_layers(model)):
-        if not isinstance(layer, torch.nn.Linear):
+        if not isinstance(layer, torch.nn.Linear) or layer.in_features % _NF4_BLOCK:
             continue
         small = Linear4bit(
             layer.in_features,
