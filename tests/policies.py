@@ -92,6 +92,7 @@ def working(
         user=user,
         gpus=gpus,
         priority=priority,
+        created_at=NOON - timedelta(minutes=minutes),
         started_at=NOON - timedelta(minutes=minutes),
         ends_at=None if minutes_left is None else NOON + timedelta(minutes=minutes_left),
     )

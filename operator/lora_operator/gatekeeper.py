@@ -169,6 +169,7 @@ class Gatekeeper:
         space = released.namespace
         await kept.store.write_urgent(space.ledgers)
         changed = space.waiting.keys() != kept.space.waiting.keys()
+        withdrawn = space.preempted - kept.space.preempted
         kept.space = space
         queue = standings(tuple(space.waiting.values()), space.working.values(), policy, now)
         if seen is not None:
@@ -176,10 +177,11 @@ class Gatekeeper:
                 answer = next(why for run, why in released.refused if run.uid == seen.run.uid)
             place = _place(space, queue, seen.run.uid, now)
             self.words[seen.run.uid] = word_of(space, seen.run, answer, place)
-        moved = [*released.started, *(run for run, _ in released.refused)]
-        for run in [*moved, *(queue[:TOLD_AT_ONCE] if changed else ())]:
-            if run.name != key.name:
-                self._on_change(Key(key.namespace, run.name))
+        moved = {run.name for run in (*released.started, *(run for run, _ in released.refused))}
+        moved |= {space.working[uid].name for uid in withdrawn}
+        moved |= {run.name for run in queue[:TOLD_AT_ONCE]} if changed else set()
+        for name in sorted(moved - {key.name}):
+            self._on_change(Key(key.namespace, name))
 
     async def _of(self, namespace: str, policy: TrainingPolicySpec) -> Kept:
         """What is known of the namespace; a new leader reads it from ledgers and runs."""

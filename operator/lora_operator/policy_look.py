@@ -25,6 +25,10 @@ from lora_operator.state.decision import is_terminal
 from lora_operator.state.views import Observed, Permission, PolicyWord, Run
 
 Answer = Refusal | Deferred | None
+_PREEMPTED = (
+    "A run of a higher priority needs the GPUs; the trainer writes a checkpoint, and the run goes "
+    "on from there when it is its turn again."
+)
 
 
 def look_at(space: Namespace, seen: Observed, *, price: Decimal) -> tuple[Namespace, Answer]:
@@ -47,8 +51,10 @@ def look_at(space: Namespace, seen: Observed, *, price: Decimal) -> tuple[Namesp
         return gate.note(
             space, run.uid, sight, created_at=run.created_at, accounted=is_accounted
         ), None
-    if spec.suspend and not seen.live_pods and _holds_nothing(seen):
-        return gate.pause(space, run.uid, created_at=run.created_at), None
+    if _holds_nothing(seen) and (spec.suspend or run.uid in space.preempted):
+        space = gate.pause(space, run.uid, created_at=run.created_at)
+        if spec.suspend:
+            return space, None
     known = space.ledger_of(run.created_at).runs.get(run.uid)
     if known is not None and known.state is RunState.RETURNED:
         return space, spent_budget(space.policy, space.ledger_of(run.created_at)) or _withdrawn()
@@ -76,6 +82,8 @@ def applicant_of(run: Run, spec: LoRATrainingSpec, policy: TrainingPolicySpec) -
         ),
         created_at=run.created_at,
         priority=priority_of(spec, policy),
+        # Kueue lets its Jobs go by the field that we would suspend them by.
+        preemptible=run.queue is None,
     )
 
 
@@ -93,6 +101,10 @@ def word_of(space: Namespace, run: Run, answer: Answer, place: str) -> PolicyWor
     if isinstance(answer, Refusal):
         return replace(
             granted, permission=Permission.DENIED, reason=answer.reason, message=answer.message
+        )
+    if run.uid in space.preempted:
+        return replace(
+            granted, permission=Permission.WITHDRAWN, reason=Reason.SUSPENDING, message=_PREEMPTED
         )
     message = answer.message if isinstance(answer, Deferred) else place
     if isinstance(answer, Deferred) or run.uid in space.waiting:

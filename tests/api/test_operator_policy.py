@@ -252,3 +252,27 @@ def test_the_policy_tells_who_runs_who_waits_and_that_another_one_does_not_act(
     assert (status["gpusInUse"], status["trainings"]) == (1, 2)
     conditions = eventually(lambda: told("idle").get("conditions"), "the other one is told")
     assert (conditions[0]["type"], conditions[0]["status"]) == ("Acting", "False")
+
+
+def test_a_run_of_a_lower_class_makes_room_and_goes_on_later(
+    api: ApiServer, namespace: str, operators: tuple[Operator, Operator], apply: Apply
+) -> None:
+    operator, _ = operators
+    set_policy(
+        api,
+        namespace,
+        maxConcurrentGPUs=1,
+        queue={"preemption": "LowerPriority"},
+        priorityClasses=[{"name": "high", "value": 9}],
+    )
+    operator.start()
+    low = apply("low")
+    low.is_in("Pending", "PodPending")
+    urgent = Stage(api, a_run(namespace, "urgent", "ben").with_spec("priorityClassName", "high"))
+    urgent.apply()
+    low.is_in("Queued", "Queued")
+    assert low.job()["spec"]["suspend"] is True
+    urgent.is_in("Pending", "PodPending")
+    api.delete(TRAININGS, namespace, "urgent")
+    low.is_in("Pending", "PodPending")
+    assert low.job()["spec"]["suspend"] is False

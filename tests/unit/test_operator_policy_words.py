@@ -67,6 +67,30 @@ def test_who_is_under_way_is_not_stopped(word: PolicyWord) -> None:
     assert told == without
 
 
+WITHDRAWN = PolicyWord(
+    permission=Permission.WITHDRAWN, reason=Reason.SUSPENDING, message="Room is needed."
+)
+
+
+def test_who_makes_room_is_suspended_at_a_checkpoint_and_then_queued() -> None:
+    running = seen().with_job().with_pods(a_pod().placed().running()).settled()
+    going = running.told_by_policy(WITHDRAWN)
+    assert going.decide().actions == (Action.SUSPEND_JOB,)
+    going = going.with_job(a_job().suspended()).with_pods(a_pod().placed().running())
+    decision = going.decide()
+    assert decision.actions == ()
+    assert decision.status is not None
+    assert decision.status.message == "Room is needed."
+    gone = going.settled().with_job(a_job().suspended()).with_pods().told_by_policy(QUEUED)
+    status = gone.decide().status
+    assert status is not None
+    assert status.phase is Phase.QUEUED
+
+
+def test_who_made_room_before_it_had_a_job_gets_none() -> None:
+    assert seen().told_by_policy(WITHDRAWN).decide().actions == ()
+
+
 def test_who_suspends_himself_does_not_stand_in_the_queue() -> None:
     decision = seen(a_training().suspended()).told_by_policy(QUEUED).decide()
     assert decision.status is not None
@@ -160,6 +184,38 @@ def test_a_suspended_run_gives_its_gpus_back_and_waits_for_its_turn_when_it_goes
     assert word.permission is Permission.AWAITED
     queued = seen().with_job(a_job().suspended()).told_by_policy(word).decide()
     assert Action.RESUME_JOB not in queued.actions
+
+
+def test_a_preempted_run_leaves_its_gpus_to_whom_it_made_room_for() -> None:
+    space = a_space(
+        maxConcurrentGPUs=1,
+        queue={"preemption": "LowerPriority"},
+        priorityClasses=[{"name": "high", "value": 9}],
+    )
+    space, _ = look(space, seen())
+    urgent = seen(
+        ATraining(name="urgent", meta={"uid": "u-urgent"}).with_spec("priorityClassName", "high")
+    )
+    space, word = look(space, urgent)
+    assert word.permission is Permission.AWAITED
+    at_work = seen().with_job().with_pods(a_pod().placed().running())
+    space, word = look(space, at_work)
+    assert word.permission is Permission.WITHDRAWN
+    space, word = look(space, seen().with_job(a_job().suspended()))
+    assert word.permission is Permission.AWAITED
+    assert list(space.working) == ["u-urgent"]
+
+
+def test_a_run_of_kueues_is_not_suspended_by_us() -> None:
+    space = a_space(
+        maxConcurrentGPUs=1,
+        queue={"preemption": "LowerPriority"},
+        priorityClasses=[{"name": "high", "value": 9}],
+    )
+    space, _ = look(space, seen(a_training().queued_in("team")))
+    urgent = ATraining(name="urgent", meta={"uid": "u-urgent"})
+    space, _ = look(space, seen(urgent.with_spec("priorityClassName", "high")))
+    assert space.preempted == frozenset()
 
 
 def test_a_run_that_is_being_suspended_holds_its_gpus_until_its_pod_is_gone() -> None:

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from tests.policies import NOON, NOVEMBER, a_ledger, a_policy, a_request, seen
 
 from lora_api.policy_ledger import MAX_OPEN_RUNS, RunState
-from lora_operator.policy.gate import Applicant, Deferred, Namespace, ask, forget, note, release
+from lora_operator.policy.gate import (
+    Applicant,
+    Deferred,
+    Namespace,
+    ask,
+    forget,
+    note,
+    pause,
+    release,
+)
 from lora_operator.policy.ledger import Ledger, Speed, admit
 from lora_operator.policy.limits import Refusal
 from lora_operator.policy.months import Month
@@ -22,9 +31,20 @@ def a_space(*, ledger: Ledger | None = None, **policy: Any) -> Namespace:  # noq
 
 
 def an_applicant(
-    uid: str, user: str = "anna", *, gpus: int = 1, created_at: datetime = NOON
+    uid: str,
+    user: str = "anna",
+    *,
+    gpus: int = 1,
+    created_at: datetime = NOON,
+    priority: int = 0,
 ) -> Applicant:
-    return Applicant(uid=uid, name=uid, request=a_request(user, gpus=gpus), created_at=created_at)
+    return Applicant(
+        uid=uid,
+        name=uid,
+        request=a_request(user, gpus=gpus),
+        created_at=created_at,
+        priority=priority,
+    )
 
 
 def admitted(space: Namespace, *runs: Applicant) -> Namespace:
@@ -145,6 +165,28 @@ def test_once_the_money_is_gone_waiting_runs_are_refused_and_get_their_place_bac
     ]
     assert released.namespace.ledgers[NOVEMBER].places["ben"] == 0
     assert set(released.namespace.working) == {"u1", "cpu"}
+
+
+def test_who_makes_room_holds_up_all_starts_and_then_waits_behind_whom_it_was_made_for() -> None:
+    space = a_space(maxConcurrentGPUs=2, queue={"preemption": "LowerPriority"})
+    low = an_applicant("low", gpus=2)
+    space = release(admitted(space, low), NOON).namespace
+    space = admitted(space, an_applicant("high", "ben", gpus=2, priority=9))
+    space = release(space, NOON).namespace
+    assert set(space.working) == space.preempted == {"low"}
+    space = admitted(space, an_applicant("small", "cleo"))
+    assert release(space, NOON).started == ()
+    space = admitted(pause(space, "low", created_at=NOON), low)
+    released = release(space, NOON)
+    assert [run.uid for run in released.started] == ["high"]
+    assert set(released.namespace.waiting) == {"low", "small"}
+    assert not released.namespace.preempted
+
+
+def test_nobody_makes_room_unless_the_policy_says_so() -> None:
+    space = release(admitted(a_space(maxConcurrentGPUs=1), an_applicant("low")), NOON).namespace
+    space = admitted(space, an_applicant("high", "ben", priority=9))
+    assert release(space, NOON).namespace.preempted == frozenset()
 
 
 @given(st.data())

@@ -1,6 +1,7 @@
 """The queue: its order, who passes whom, what a waiting run is told, and who is preempted."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -423,6 +424,20 @@ VICTIMS: list[tuple[str, TrainingPolicySpec, Waiting, Sequence[Working], str]] =
         "y",
     ),
     (
+        "nobody goes who would be let go before the run that needs the room",
+        PREEMPTING,
+        waiting("a", priority=9),
+        [working("x", gpus=4, minutes=90)],
+        "",
+    ),
+    (
+        "nobody goes whom we can't suspend",
+        PREEMPTING,
+        waiting("a", priority=9),
+        [replace(working("x", gpus=4), preemptible=False)],
+        "",
+    ),
+    (
         "no equal goes, however long the other has waited",
         PREEMPTING,
         waiting("a", priority=5, minutes=9000),
@@ -470,6 +485,6 @@ def test_who_makes_room(
     at_work: Sequence[Working],
     names: str,
 ) -> None:
-    found = preempt([waiting("low"), head], at_work, policy)
+    found = preempt([head, waiting("low")], at_work, policy, NOON)
     assert [run.name for run in found.victims] == names.split() if found else not names, sentence
     assert found is None or found.beneficiary == head

@@ -65,5 +65,6 @@ def _at_work(run: Waiting, when: datetime) -> Working:
         user=run.user,
         gpus=run.gpus,
         priority=run.priority,
+        created_at=run.created_at,
         started_at=when,
     )

@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from lora_api.policy import TrainingPolicySpec
+from lora_api.policy import Preemption, TrainingPolicySpec
 from lora_api.policy_ledger import MAX_OPEN_RUNS, RunState
 from lora_operator.policy import ledger as ledgers
 from lora_operator.policy.ledger import FINAL, Entry, Ledger, Sighting
 from lora_operator.policy.limits import Refusal, Request, estimated_cost, refusal, spent_budget
 from lora_operator.policy.months import Month
-from lora_operator.policy.queue import Waiting, Working, startable
+from lora_operator.policy.preemption import preempt
+from lora_operator.policy.queue import Waiting, Working, standings, startable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,8 @@ class Applicant:
     request: Request
     created_at: datetime
     priority: int = 0
+    preemptible: bool = True
+    """Whether we could suspend it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,8 @@ class Namespace:
     ledgers: Mapping[Month, Ledger] = field(default_factory=dict)
     waiting: Mapping[str, Waiting] = field(default_factory=dict)
     working: Mapping[str, Working] = field(default_factory=dict)
+    preempted: frozenset[str] = frozenset()
+    """Runs at work that are to make room; what is forgotten in a crash is chosen again."""
 
     def ledger_of(self, created_at: datetime) -> Ledger:
         """The ledger of a run that was created then; a new month knows the speeds of the last."""
@@ -117,7 +122,10 @@ def pause(space: Namespace, uid: str, *, created_at: datetime) -> Namespace:
 
 
 def release(space: Namespace, now: datetime) -> Released:
-    """Let go who may start now, and refuse whose month's money is gone."""
+    """Let go who may start now, and refuse whose month's money is gone.
+
+    While somebody makes room, nobody starts: what becomes free is for whom it was freed.
+    """
     refused = tuple(
         (run, verdict)
         for run in space.waiting.values()
@@ -125,9 +133,12 @@ def release(space: Namespace, now: datetime) -> Released:
     )
     for run, _ in refused:
         space = _ended_waiting(space, run)
+    if space.preempted:
+        return Released(namespace=space, refused=refused)
     started = startable(tuple(space.waiting.values()), space.working.values(), space.policy, now)
     for run in started:
         space = _at_work(space, run, now)
+    space = replace(space, preempted=_to_preempt(space, now))
     return Released(namespace=space, started=started, refused=refused)
 
 
@@ -177,6 +188,7 @@ def _waiting(space: Namespace, run: Applicant, ledger: Ledger) -> Namespace:
         created_at=run.created_at,
         priority=run.priority,
         seconds=_expected_seconds(run.request, ledger),
+        preemptible=run.preemptible,
     )
     return replace(space, waiting={**space.waiting, run.uid: entrant})
 
@@ -207,6 +219,15 @@ def _with_state(space: Namespace, run: Waiting, state: RunState) -> Namespace:
     return _keeping(space, ledgers.observe(ledger, run.uid, seen))
 
 
+def _to_preempt(space: Namespace, now: datetime) -> frozenset[str]:
+    if space.policy.queue.preemption is Preemption.NEVER or not space.waiting:
+        return frozenset()
+    working = tuple(space.working.values())
+    queue = standings(tuple(space.waiting.values()), working, space.policy, now)
+    found = preempt(queue, working, space.policy, now)
+    return frozenset() if found is None else frozenset(run.uid for run in found.victims)
+
+
 def _ended_waiting(space: Namespace, run: Waiting) -> Namespace:
     return _without(_with_state(space, run, RunState.RETURNED), run.uid)
 
@@ -219,8 +240,10 @@ def _at_work(space: Namespace, run: Waiting, now: datetime) -> Namespace:
         user=run.user,
         gpus=run.gpus,
         priority=run.priority,
+        created_at=run.created_at,
         started_at=now,
         ends_at=ends_at,
+        preemptible=run.preemptible,
     )
     space = _without(_with_state(space, run, RunState.RUNNING), run.uid)
     return replace(space, working={**space.working, run.uid: begun})
@@ -233,6 +256,7 @@ def _without(space: Namespace, uid: str) -> Namespace:
         space,
         waiting={key: run for key, run in space.waiting.items() if key != uid},
         working={key: run for key, run in space.working.items() if key != uid},
+        preempted=space.preempted - {uid},
     )
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from lora_api.policy import Preemption, TrainingPolicySpec
-from lora_operator.policy.queue import Fit, Held, Waiting, Working
+from lora_operator.policy.queue import Fit, Held, Waiting, Working, level_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,24 +23,35 @@ class Preempted:
 
 
 def preempt(
-    queue: Sequence[Waiting], working: Sequence[Working], policy: TrainingPolicySpec
+    queue: Sequence[Waiting],
+    working: Sequence[Working],
+    policy: TrainingPolicySpec,
+    now: datetime,
 ) -> Preempted | None:
     """The runs to suspend, or None.
 
-    The lowest priority goes first and, among equals, who started last, as that loses least. Only
-    the class counts and not age: a run that has waited long must not suspend one that will then
-    have waited longer. Nobody is suspended unless that makes room enough.
+    The lowest priority goes first and, among equals, who started last, as that loses least. Whoever
+    is suspended must be below the head of the queue by class and by level: by class, because to
+    have waited long is no reason to stop others; by level, because it will stand in the queue, and
+    must not be let go before the run that it made room for. Nobody is suspended unless that makes
+    room enough.
 
     Args:
-        queue: Waiting runs in their order; the first one of the highest class is considered.
+        queue: Waiting runs in their order; the first one is considered.
         working: Runs at work.
         policy: Of the namespace.
+        now: The present.
     """
     if policy.queue.preemption is not Preemption.LOWER_PRIORITY or not queue:
         return None
-    head = max(queue, key=lambda run: run.priority)
+    head = queue[0]
+    top = level_of(head, policy, now)
     below = sorted(
-        (run for run in working if run.priority < head.priority),
+        (
+            run
+            for run in working
+            if run.preemptible and run.priority < head.priority and level_of(run, policy, now) < top
+        ),
         key=lambda run: (run.priority, -run.started_at.timestamp(), run.uid),
     )
     chosen: list[Working] = []

@@ -34,6 +34,8 @@ class Waiting:
     priority: int = 0
     seconds: float | None = None
     """How long it is expected to run; None where that is unknown."""
+    preemptible: bool = True
+    """Whether we could suspend it, once it is at work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,10 +46,13 @@ class Working:
     name: str
     user: str
     gpus: int
+    created_at: datetime
     started_at: datetime
     priority: int = 0
     ends_at: datetime | None = None
     """When it is expected to end; None where that is unknown."""
+    preemptible: bool = True
+    """Whether we can suspend it."""
 
 
 class Fit(Enum):
@@ -103,6 +108,11 @@ class Held:
         return Fit.FITS
 
 
+def level_of(run: Waiting | Working, policy: TrainingPolicySpec, now: datetime) -> int:
+    """Priority, and one more for each `agingSeconds` since the run's creation."""
+    return run.priority + int(_age(run, now) // policy.queue.aging_seconds)
+
+
 def in_order(
     waiting: Iterable[Waiting], held: Held, policy: TrainingPolicySpec, now: datetime
 ) -> Iterator[Waiting]:
@@ -114,10 +124,9 @@ def in_order(
         policy: Of the namespace.
         now: The present.
     """
-    aging = policy.queue.aging_seconds
 
     def level(run: Waiting) -> int:
-        return run.priority + int(_age(run, now) // aging)
+        return level_of(run, policy, now)
 
     for _, group in groupby(sorted(waiting, key=level, reverse=True), key=level):
         heap = [_place(run, held) for run in group]
@@ -188,7 +197,7 @@ def _place(run: Waiting, held: Held) -> tuple[int, datetime, str, Waiting]:
     return (held.gpus_of(run.user), run.created_at, run.uid, run)
 
 
-def _age(run: Waiting, now: datetime) -> float:
+def _age(run: Waiting | Working, now: datetime) -> float:
     """Seconds of waiting; a clock that was set back makes nobody younger than new."""
     return max(0.0, (now - run.created_at).total_seconds())
 

@@ -7,15 +7,20 @@ at; here it only becomes words of one run's status.
 from lora_api.reasons import Reason
 from lora_api.status import ConditionType, FailureStatus
 from lora_operator.rules.base import Verdict
+from lora_operator.state.decision import Action
 from lora_operator.state.draft import Draft
 from lora_operator.state.pace import LOOK_AGAIN_SECONDS
-from lora_operator.state.views import Observed, Permission
+from lora_operator.state.views import Observed, Permission, PolicyWord
 
 
 def policy_admits(seen: Observed, draft: Draft) -> Verdict:
     """A run that is not under way needs the policy's permission; one that is keeps what it has."""
     word = seen.policy
-    if word is None or word.permission is Permission.GRANTED or _is_under_way(seen):
+    if word is None or word.permission is Permission.GRANTED:
+        return Verdict.CONTINUE
+    if word.permission is Permission.WITHDRAWN:
+        return _make_room(seen, draft, word)
+    if _is_under_way(seen):
         return Verdict.CONTINUE
     if word.permission is Permission.DENIED:
         draft.set(ConditionType.ADMITTED, "False", word.reason, word.message)
@@ -26,6 +31,14 @@ def policy_admits(seen: Observed, draft: Draft) -> Verdict:
         return Verdict.CONTINUE
     draft.hold_back(Reason.QUEUED, word.message)
     draft.revisit_in(LOOK_AGAIN_SECONDS)
+    return Verdict.SETTLED
+
+
+def _make_room(seen: Observed, draft: Draft, word: PolicyWord) -> Verdict:
+    """Suspend the Job as its user would; once its pods are gone, the run stands in the queue."""
+    if seen.job is not None and not seen.job.suspended and not seen.job.deleting:
+        draft.do(Action.SUSPEND_JOB)
+    draft.wait(word.reason, word.message)
     return Verdict.SETTLED
 
 

@@ -165,6 +165,7 @@ class Permission(StrEnum):
     GRANTED = "Granted"
     AWAITED = "Awaited"
     DENIED = "Denied"
+    WITHDRAWN = "Withdrawn"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
