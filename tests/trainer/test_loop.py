@@ -120,8 +120,8 @@ def test_pictures_of_several_shapes_are_trained_shape_by_shape(
     folder = tmp_path / "mixed"
     folder.mkdir()
     for index in range(6):
-        side = picture_of(index, side=128)
-        side.resize((256, 128) if index % 2 else (128, 128)).save(folder / f"p{index}.png")
+        side = picture_of(index, side=256)
+        side.resize((512, 256) if index % 2 else (256, 256)).save(folder / f"p{index}.png")
     shapes: list[set[tuple[int, ...]]] = []
     honest = Trainer.losses
 
@@ -130,8 +130,8 @@ def test_pictures_of_several_shapes_are_trained_shape_by_shape(
         return honest(self, batch)
 
     monkeypatch.setattr(Trainer, "losses", watched)
-    mixed = job.with_steps(6).having("dataset.uri", f"file://{folder}")
-    mixed = mixed.having("optimization.resolution", 128).having("validation.heldOutImages", 0)
+    mixed = job.with_steps(4).having("dataset.uri", f"file://{folder}")
+    mixed = mixed.having("optimization.resolution", 256).having("validation.heldOutImages", 0)
     code, result = mixed.run()
     assert code == ExitCode.OK, result.message
     assert len(set().union(*shapes)) == 2

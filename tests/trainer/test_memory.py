@@ -1,0 +1,107 @@
+"""What doesn't fit steps down the ladder, remembers it, and goes on; what never fits says so."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from tests.trainer.jobs import AJob
+
+from lora_api.exit_codes import ExitCode
+from lora_api.reasons import Reason
+from lora_trainer.batches import MicroBatch
+from lora_trainer.loop import Trainer
+
+
+def _rung(trainer: Trainer) -> str:
+    """How the trainer's base is held, told by looking at it."""
+    kinds = {type(module).__name__ for module in trainer.denoiser.modules()}
+    if "Linear4bit" in kinds:
+        return "nf4"
+    if "_Fp8Linear" in kinds:
+        return "fp8"
+    model: Any = trainer.denoiser
+    return "checkpointing" if model.is_gradient_checkpointing else "none"
+
+
+def _with_room_for(
+    fitting: set[str], monkeypatch: pytest.MonkeyPatch, *, from_step: int = 0
+) -> list[tuple[str, int]]:
+    """A device on which only some rungs fit; returns the rung of each batch that did."""
+    honest = Trainer.losses
+    done: list[tuple[str, int]] = []
+
+    def losses(self: Trainer, batch: MicroBatch) -> torch.Tensor:
+        rung = _rung(self)
+        if rung not in fitting and len(done) >= from_step:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        done.append((rung, len(done)))
+        return honest(self, batch)
+
+    monkeypatch.setattr(Trainer, "losses", losses)
+    return done
+
+
+@pytest.mark.parametrize("rung", ["checkpointing", "fp8", "nf4"])
+def test_a_run_finds_the_first_rung_that_fits_and_remembers_it(
+    rung: str, job: AJob, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    below = {"checkpointing": ["none"], "fp8": ["none", "checkpointing"]}
+    done = _with_room_for({rung}, monkeypatch)
+    small = job.with_steps(2)
+    code, result = small.run()
+    assert code == ExitCode.OK, result.message
+    assert {name for name, _ in done} == {rung}
+    record = json.loads((small.workspace / "memory.json").read_text())
+    assert record["strategy"] == rung
+    said = capsys.readouterr().err
+    assert all(f"out of memory strategy={name}" in said for name in below.get(rung, []))
+    (small.workspace / "stages" / "save.json").unlink()
+    (small.workspace / "stages" / "sample.json").unlink()
+    (small.workspace / "stages" / "publish.json").unlink()
+    assert small.run()[0] == ExitCode.OK
+    assert "out of memory" not in capsys.readouterr().err, "a restart does not try again"
+
+
+def test_running_out_later_goes_on_from_the_last_checkpoint(
+    job: AJob, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    undisturbed = job.with_steps(6)
+    assert undisturbed.run()[0] == ExitCode.OK
+    later = undisturbed.in_workspace("later")
+    done = _with_room_for({"checkpointing"}, monkeypatch, from_step=5)
+    code, result = later.run()
+    assert code == ExitCode.OK, result.message
+    assert "resumed step=4" in capsys.readouterr().err
+    assert [name for name, _ in done] == ["none"] * 5 + ["checkpointing"] * 2
+    # Checkpointing computes the same gradients: nothing was lost, and nothing is different.
+    assert later.model == undisturbed.model
+
+
+def test_what_fits_nowhere_is_refused_with_the_cure(
+    job: AJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _with_room_for(set(), monkeypatch)
+    code, result = job.run()
+    assert (code, result.reason) == (ExitCode.BAD_INPUT, Reason.OUT_OF_GPU_MEMORY)
+    assert "optimization.batchSize" in result.message
+
+
+def test_a_strategy_that_was_asked_for_is_kept_and_the_refusal_says_what_would_fit(
+    job: AJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _with_room_for({"fp8"}, monkeypatch)
+    code, result = job.having("optimization.memory", "none").run()
+    assert (code, result.reason) == (ExitCode.BAD_INPUT, Reason.OUT_OF_GPU_MEMORY)
+    assert "with fp8 or auto it does" in result.message
+
+
+@pytest.mark.parametrize("rung", ["fp8", "nf4"])
+def test_a_smaller_base_is_nearly_the_same_base(rung: str, job: AJob) -> None:
+    exact = job.with_steps(2)
+    code, first = exact.run()
+    assert code == ExitCode.OK, first.message
+    code, second = exact.in_workspace(rung).having("optimization.memory", rung).run()
+    assert code == ExitCode.OK, second.message
+    assert second.loss != first.loss
+    assert second.loss == pytest.approx(first.loss, rel=0.1)
