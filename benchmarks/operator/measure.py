@@ -42,6 +42,7 @@ from lora_operator.state.reading import read_run
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "build" / "bench"
 POLL_SECONDS = 0.25
+WARM_UP_RUNS = 21
 Object = dict[str, Any]
 
 
@@ -276,6 +277,8 @@ async def measure(cluster: LightCluster, given: argparse.Namespace) -> Object:
     async with connection.session() as api:
         bench = Bench(cluster, connection, api)
         await set_the_scene(bench.request)
+        # Controllers that have just started, connections that are opened: not what is measured.
+        await bench.floor(WARM_UP_RUNS, 1)
         for runs in given.runs:
             burst = await bench.burst(runs)
             patches = math.ceil(burst["status_patches_per_run"])

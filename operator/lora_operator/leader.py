@@ -52,7 +52,7 @@ class LeaseTimes:
     """How long one request about the Lease may take, so that a connection that fell silent leaves
     time for another try; long enough for an API server that is out of breath."""
 
-    poll_every: float = 1.0
+    poll_every: float = 0.5
     """How often a standby looks."""
 
 
