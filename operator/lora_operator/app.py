@@ -28,6 +28,7 @@ from lora_operator.leader import Elector, LeaseTimes
 from lora_operator.logs import log
 from lora_operator.metrics import Metrics
 from lora_operator.orphans import OrphanSweeper
+from lora_operator.policy_metrics import PolicyCollector
 from lora_operator.puller import ProgressPuller
 from lora_operator.reconcile import Reconciler, utc_now
 from lora_operator.run_metrics import RunCollector
@@ -95,7 +96,8 @@ class App:
             name=settings.lease_name,
             identity=settings.identity,
         )
-        metrics.registry.register(RunCollector(cache, leads=lambda: self._is_leading))
+        for collector in (RunCollector, PolicyCollector):
+            metrics.registry.register(collector(cache, leads=lambda: self._is_leading))
         self._client = client = KubeClient(
             session=self._session,
             server=connection.server,

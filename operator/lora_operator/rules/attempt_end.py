@@ -33,6 +33,9 @@ def explain_end(seen: Observed, pod: Pod) -> FailureStatus:
     if pod.disrupted is not None and (result is None or not result.retryable):
         # Tried again whatever the trainer met on its way out, so nothing final is said here.
         return _taken_away(pod)
+    is_killed = code == KILLED and pod.container.end_reason != "OOMKilled"
+    if pod.deleting and is_killed and result is None:
+        return _taken_away(pod)
     if pod.container.end_reason == "OOMKilled":
         return _out_of_memory(seen, code)
     if result is not None and result.outcome is not Outcome.SUCCEEDED:
@@ -66,7 +69,7 @@ def _taken_away(pod: Pod) -> FailureStatus:
         reason=Reason.INTERRUPTED,
         message=(
             f"Pod {pod.name} was taken from its node "
-            f"({quote(pod.disrupted or f'{pod.reason}: {pod.message}')})."
+            f"({quote(pod.disrupted or f'{pod.reason}: {pod.message}'.strip(': ') or 'deleted')})."
         ),
         retryable=True,
         exit_code=pod.container.exit_code,

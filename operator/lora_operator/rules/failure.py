@@ -1,5 +1,7 @@
 """The Job failed: its last attempt, or the deadline, says why the run ends."""
 
+import re
+
 from lora_api.reasons import Reason
 from lora_api.status import ConditionType, FailureStatus, LoRATrainingStatus
 from lora_operator.rules.attempt_end import explain_end
@@ -12,6 +14,8 @@ from lora_operator.state.views import Job, Observed
 
 # A pod that is killed at each suspension makes a Job each time; everything has a bound.
 MAX_JOBS = 99
+# How the Job controller says which pod a FailJob rule matched, and by which exit code.
+_JUDGED = re.compile(r"for pod [^/ ]{1,63}/(\S{1,253}) failed with exit code (\d{1,3})\b")
 
 
 def job_failed(seen: Observed, draft: Draft) -> Verdict:
@@ -21,7 +25,7 @@ def job_failed(seen: Observed, draft: Draft) -> Verdict:
         return Verdict.CONTINUE
     failure = _why(seen, job)
     memory = _memory_to_try(seen, failure)
-    if _was_taken_away(seen, job):
+    if _was_taken_away(seen, draft, job):
         draft.start_over(
             Reason.RETRYING,
             f"The pod of Job {job.name} was killed while it was being taken away; another Job goes "
@@ -36,18 +40,16 @@ def job_failed(seen: Observed, draft: Draft) -> Verdict:
     return Verdict.SETTLED
 
 
-def _was_taken_away(seen: Observed, job: Job) -> bool:
-    """A kill that ended a suspension or a deletion and not a fault: a rule of a Job can't tell."""
-    if job.failed_reason != "PodFailurePolicy" or seen.run.job_number >= MAX_JOBS:
+def _was_taken_away(seen: Observed, draft: Draft, job: Job) -> bool:
+    """A kill that ended a deletion or suspension and no fault: the rule of a Job can't tell."""
+    judged = _JUDGED.search(job.failed_message)
+    if judged is None or int(judged[2]) != KILLED or seen.run.job_number >= MAX_JOBS:
         return False
-    running = next((c for c in seen.run.status.conditions if c.type == ConditionType.RUNNING), None)
-    told = running is not None and running.reason in {Reason.SUSPENDING, Reason.INTERRUPTED}
-    ended = [pod for pod in seen.pods if pod.has_ended]
-    if not ended:
-        return told and f"exit code {KILLED} " in f"{job.failed_message} "
-    last = ended[-1]
-    is_kill = last.container.exit_code == KILLED and last.container.end_reason != "OOMKilled"
-    return is_kill and (told or last.deleting)
+    reasons = [a.reason for a in draft.recent_attempts if a.pod_name == judged[1]]
+    if reasons:
+        return reasons[-1] == Reason.INTERRUPTED
+    # Never seen, and gone: a pod that failed by itself stays with its Job.
+    return all(pod.name != judged[1] for pod in seen.pods)
 
 
 def _memory_to_try(seen: Observed, failure: FailureStatus) -> str | None:
@@ -71,6 +73,10 @@ def _why(seen: Observed, job: Job) -> FailureStatus:
     if job.failed_reason == "DeadlineExceeded":
         return _deadline(seen)
     failed = [pod for pod in seen.pods if pod.has_ended and pod.phase != "Succeeded"]
+    judged = _JUDGED.search(job.failed_message)
+    if judged is not None:
+        # Others may have ended after it, or outlived it.
+        failed = [pod for pod in failed if pod.name == judged[1]] or failed
     if failed:
         found = explain_end(seen, failed[-1])
     elif seen.run.status.failure is not None:
