@@ -4,7 +4,10 @@ A module of its own because it alone needs a plotting library, which takes a sec
 imported when there is something to plot.
 """
 
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +18,16 @@ from lora_trainer.progress import smoothed
 T = TypeVar("T")
 # More points than this can't be told apart on the picture.
 _MAX_POINTS = 2000
+
+
+def load_ahead() -> None:
+    """Load the plotting library in the background, which takes seconds where it is new."""
+
+    def work() -> None:
+        with suppress(Exception):  # who draws will fail with the real error
+            import_module("matplotlib.backends.backend_agg")
+
+    threading.Thread(target=work, name="load-ahead", daemon=True).start()
 
 
 def draw_curve(path: Path, points: Sequence[Point], *, title: str) -> None:

@@ -16,7 +16,7 @@ from lora_api.progress import Stage
 from lora_api.status import ArtifactStatus, ValidationStatus
 from lora_trainer import log
 from lora_trainer.course import COURSE, Course, Point
-from lora_trainer.curve import draw_curve
+from lora_trainer.curve import draw_curve, load_ahead
 from lora_trainer.disk import sha256_of_file, write_atomically, write_bytes, write_json
 from lora_trainer.embedder import Embedder, EmbedderFiles
 from lora_trainer.errors import is_out_of_space
@@ -86,6 +86,7 @@ def sample_and_score(session: Session, embedder: EmbedderFiles | None) -> None:
     """
     context = session.context
     context.board.enter(Stage.SAMPLE)
+    load_ahead()
     quality = _measured(session, embedder)
     folder = context.workspace.result
     points = _course(session)
