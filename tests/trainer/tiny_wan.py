@@ -9,6 +9,16 @@ from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3
 from tests.trainer import tiny_t5
 from transformers import UMT5Config, UMT5EncoderModel
 
+_CHANNELS_OF_5B = 48
+# It takes squares of four pixels for one, and so halves the picture once more.
+_VAE_OF_5B: dict[str, Any] = {
+    "is_residual": True,
+    "patch_size": 2,
+    "in_channels": 12,
+    "out_channels": 12,
+    "scale_factor_spatial": 16,
+}
+
 
 def make_wan(folder: Path, *, channels: int = 4, heads: int = 2, experts: bool = False) -> Path:
     """Write the model in diffusers layout; the same bytes each time.
@@ -34,7 +44,9 @@ def make_wan(folder: Path, *, channels: int = 4, heads: int = 2, experts: bool =
             rope_max_seq_len=32,
         ).save_pretrained(folder / part)
     torch.manual_seed(7)
+    large = channels == _CHANNELS_OF_5B
     AutoencoderKLWan(
+        **(_VAE_OF_5B if large else {}),
         base_dim=4,
         z_dim=channels,
         dim_mult=[1, 1, 1, 1],
@@ -50,7 +62,7 @@ def make_wan(folder: Path, *, channels: int = 4, heads: int = 2, experts: bool =
     index: dict[str, Any] = {
         "_class_name": "WanPipeline",
         "boundary_ratio": 0.875 if experts else None,
-        "expand_timesteps": False,
+        "expand_timesteps": large,
         "scheduler": ["diffusers", "UniPCMultistepScheduler"],
         "text_encoder": ["transformers", "UMT5EncoderModel"],
         "tokenizer": ["transformers", "T5TokenizerFast"],

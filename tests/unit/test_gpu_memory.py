@@ -25,7 +25,7 @@ RISING: dict[str, list[dict[str, object]]] = {
 }
 
 
-def _need(recipe: str, architecture: str | None = None, **settings: object) -> int:
+def _need(recipe: str, architecture: str | None = None, /, **settings: object) -> int:
     network = {name: settings.pop(name) for name in ("rank", "text_encoder") if name in settings}
     dataset = {name: settings.pop(name) for name in ("frames",) if name in settings}
     return gpu_memory_mib(
