@@ -185,14 +185,17 @@ class World:
             elif pod.view.disrupted is not None or code == ExitCode.INTERRUPTED:
                 continue
             elif code in LAST_CODES:
-                self._fail(name, "PodFailurePolicy")
+                said = f"Container trainer for pod studio/{pod.view.name} failed with exit code"
+                self._fail(name, "PodFailurePolicy", f"{said} {code} matching FailJob rule")
             else:
                 self.jobs[name] = replace(job, failed_pods=job.failed_pods + 1)
                 if job.failed_pods + 1 > self._retries():
                     self._fail(name, "BackoffLimitExceeded")
 
-    def _fail(self, name: str, reason: str) -> None:
-        self.jobs[name] = replace(self.jobs[name], failed_at=self.now, failed_reason=reason)
+    def _fail(self, name: str, reason: str, message: str = "") -> None:
+        self.jobs[name] = replace(
+            self.jobs[name], failed_at=self.now, failed_reason=reason, failed_message=message
+        )
 
     def _retries(self) -> int:
         spec = self.training.run().spec

@@ -162,6 +162,21 @@ def test_suspending_and_resuming_costs_no_retry(
     assert stage.has(JOBS) == ["anna-train"]
 
 
+def test_a_deleted_pod_that_had_to_be_killed_ends_a_job_but_not_the_run(
+    new_stage: NewStage,
+) -> None:
+    stage = new_stage(a_training().with_retries(0))
+    first = stage.running_pod()
+    stage.is_in("Starting", "Running")
+    stage.api.request("DELETE", PODS.path(stage.namespace, first.name))
+    stage.is_leaving(first)
+    stage.end(first, 137)
+    second = stage.running_pod(job="anna-train-2")
+    stage.is_in("Starting", "Running")
+    stage.end(second, 0, a_good_result())
+    assert stage.is_in("Completed")["attempts"] == 2
+
+
 def test_a_disruption_budget_does_not_keep_a_run_from_being_suspended(
     new_stage: NewStage,
 ) -> None:

@@ -60,6 +60,12 @@ BETWEEN_ATTEMPTS: dict[str, Row] = {
         reason=Reason.TRAINER_CRASHED,
         says=("exit code 137", "not tried again", "spec.resources.memory"),
     ),
+    "a kill that ended a deletion is no lack of memory": Row(
+        sight=seen().with_pods(a_pod().ended(137).being_deleted()),
+        phase=Phase.PENDING,
+        reason=Reason.INTERRUPTED,
+        says=("taken from its node (deleted)",),
+    ),
     "a kill by a disruption is tried again": Row(
         sight=seen().with_pods(
             a_pod().ended(137, "", "OOMKilled").disrupted("TerminationByKubelet", "low on memory")

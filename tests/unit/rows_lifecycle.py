@@ -17,6 +17,10 @@ from lora_operator.state.views import Refusal
 
 TRAINING = seen().with_pods(a_pod().running()).with_progress(Stage.TRAIN, 40)
 SUSPENDED = a_training().suspended()
+KILLED_POD = (
+    "Container trainer for pod studio/anna-train-x1 failed with exit code 137 matching FailJob "
+    "rule at index 2"
+)
 QUEUED = a_training().queued_in("gpus")
 IN_QUEUE = a_job().queued_in("gpus").suspended()
 NOT_STORED = a_pod().ended(
@@ -183,12 +187,54 @@ LIFECYCLE: dict[str, Row] = {
     ),
     "a kill that ended a suspension is no fault": Row(
         sight=seen()
-        .with_job(a_job().failed("PodFailurePolicy", "exit code 137 matching FailJob rule"))
+        .with_job(a_job().failed("PodFailurePolicy", KILLED_POD))
         .after(TRAINING.of(SUSPENDED).after(TRAINING).of(SUSPENDED)),
         phase=Phase.PENDING,
         reason=Reason.RETRYING,
         says=("another Job", "last checkpoint"),
         leads_on=True,
+    ),
+    "a kill that ended a deletion is no fault, whatever ended an earlier attempt": Row(
+        sight=seen()
+        .with_job(a_job().failed("PodFailurePolicy", KILLED_POD.replace("x1", "x2")))
+        .with_pods(a_pod().ended(1, "boom"))
+        .after(
+            seen()
+            .with_pods(
+                a_pod().ended(1, "boom"), a_pod().named("anna-train-x2").aged(1).being_deleted()
+            )
+            .after(seen().with_pods(a_pod().ended(1, "boom")))
+        ),
+        phase=Phase.PENDING,
+        reason=Reason.RETRYING,
+        says=("another Job", "last checkpoint"),
+        leads_on=True,
+    ),
+    "neither is one whose pod went before anybody saw it": Row(
+        sight=seen()
+        .with_job(a_job().failed("PodFailurePolicy", KILLED_POD.replace("x1", "x9")))
+        .with_pods(a_pod().ended(1, "boom")),
+        phase=Phase.PENDING,
+        reason=Reason.RETRYING,
+        says=("another Job",),
+        leads_on=True,
+    ),
+    "a kill of a pod that nobody deleted is one": Row(
+        sight=seen()
+        .with_job(a_job().failed("PodFailurePolicy", KILLED_POD))
+        .with_pods(a_pod().ended(137)),
+        phase=Phase.FAILED,
+        reason=Reason.TRAINER_CRASHED,
+        says=("exit code 137",),
+    ),
+    "the pod that the Job was failed for is the one to be quoted": Row(
+        sight=seen()
+        .with_job(a_job().failed("PodFailurePolicy", KILLED_POD.replace("137", "65")))
+        .with_pods(
+            a_pod().ended(65, a_bad_result()), a_pod().named("anna-train-x2").aged(1).ended(1, "x")
+        ),
+        phase=Phase.FAILED,
+        reason=Reason.TOO_FEW_IMAGES,
     ),
     "what is trained and not stored is not lost": Row(
         sight=NOT_STORED_AT_LAST,
