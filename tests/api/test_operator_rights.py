@@ -14,8 +14,10 @@ from tests.api.stage import Stage
 from tests.builders import a_job, a_pod, a_training
 from tests.results import a_good_result
 
+from lora_api import API_VERSION
+from lora_api.policy import ACTING_POLICY, POLICY_KIND
 from lora_cluster.light import LightCluster
-from lora_operator.kube.resources import CLAIMS, JOBS, PODS, TRAININGS
+from lora_operator.kube.resources import CLAIMS, JOBS, PODS, POLICIES, TRAININGS
 
 pytestmark = pytest.mark.api
 ROOT = Path(__file__).parents[2]
@@ -93,6 +95,15 @@ def test_the_charts_rights_are_enough(light_cluster: LightCluster, operator: Ope
     operator.start()
     eventually(lambda: operator.leads, "the operator leads")
     namespace = api.make_namespace(f"ns-{uuid.uuid4().hex[:8]}")
+    # With prices by node label it also keeps a ledger, and asks for the labels of the node.
+    prices = {"byNodeLabel": [{"key": "pool", "value": "gpu", "perGpuHour": "1"}]}
+    policy = {
+        "apiVersion": API_VERSION,
+        "kind": POLICY_KIND,
+        "metadata": {"name": ACTING_POLICY, "namespace": namespace},
+        "spec": {"prices": prices},
+    }
+    api.create(POLICIES, policy)
     stage = Stage(api, a_training().in_namespace(namespace))
     stage.apply()
     # Long without a pod, it asks for the Job's and the claim's events.
