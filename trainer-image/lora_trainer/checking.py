@@ -28,8 +28,8 @@ from lora_trainer.stopping import StopFlag
 
 # A message, or a warning, names this many files; the log names all.
 _NAMED = 12
-# Decoding runs without Python's lock; each thread may hold a picture of 100 megapixels.
-_THREADS = 4
+# Decoding runs without Python's lock; what each thread frees, the C library keeps for it.
+_THREADS = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

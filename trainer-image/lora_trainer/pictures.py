@@ -4,8 +4,10 @@ A module of its own because it is the trainer's face to files that anyone may ha
 check looks at content, not at names, and every refusal says why.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -16,6 +18,10 @@ from lora_trainer.lookalikes import Likeness, likeness_of
 FORMATS = ("JPEG", "PNG", "WEBP")
 # A 100-megapixel photo is real; beyond it, a few kilobytes can claim gigabytes of memory.
 MAX_PIXELS = 100_000_000
+# Decoded beside its copies a picture of 100 megapixels takes 700 MB; small ones are checked in
+# several threads, of large ones one at a time.
+_LARGE_PIXELS = 16_000_000
+_ONE_AT_A_TIME = Lock()
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _ENDINGS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
@@ -89,27 +95,12 @@ def check_picture(path: Path, *, name: str, bounds: Bounds) -> Picture:
     if not size_bytes:
         raise PictureError("is empty")
     try:
-        with _open(path) as image:
-            width, height = _turned_size(image)
-            check_bounds(width, height, size_bytes, bounds)
-            converted = _conversion(image)
-            kind = image.format or ""
-            image.load()
-            likeness = likeness_of(to_rgb(image))
+        with _room_for(path):
+            return _look(path, name=name, size_bytes=size_bytes, bounds=bounds)
     except PictureError:
         raise
     except Exception as error:  # whatever a decoder raises on broken data, the file is at fault
         raise PictureError(f"is damaged ({first_line(error)})") from error
-    return Picture(
-        name=name,
-        path=path,
-        digest=sha256_of_file(path),
-        width=width,
-        height=height,
-        converted=converted,
-        misnamed=_misnamed(name, kind),
-        likeness=likeness,
-    )
 
 
 def check_bounds(width: int, height: int, size_bytes: int, bounds: Bounds) -> None:
@@ -138,14 +129,16 @@ def open_upright(path: Path) -> Image.Image:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any accepted picture as upright 8-bit RGB; transparency becomes white."""
-    upright = ImageOps.exif_transpose(image)
+    image.load()
+    upright = image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
     if upright.mode in _SIXTEEN_BIT:
         return upright.point(lambda value: value / 257.0).convert("L").convert("RGB")
     if upright.has_transparency_data:
         layers = upright.convert("RGBA")
         white = Image.new("RGBA", layers.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, layers).convert("RGB")
-    return upright.convert("RGB")
+    # Large pictures are not copied for nothing.
+    return upright if upright.mode == "RGB" else upright.convert("RGB")
 
 
 def first_line(error: Exception) -> str:
@@ -175,6 +168,31 @@ def _open(path: Path) -> Image.Image:
     return image
 
 
+def _room_for(path: Path) -> AbstractContextManager[object]:
+    with _open(path) as image:
+        large = image.width * image.height > _LARGE_PIXELS
+    return _ONE_AT_A_TIME if large else nullcontext()
+
+
+def _look(path: Path, *, name: str, size_bytes: int, bounds: Bounds) -> Picture:
+    """Decode a picture; its pixels are given back when this returns."""
+    with _open(path) as image:
+        width, height = _turned_size(image)  # of a PNG, this decodes all pixels
+        check_bounds(width, height, size_bytes, bounds)
+        converted = _conversion(image)
+        image.load()
+        return Picture(
+            name=name,
+            path=path,
+            digest=sha256_of_file(path),
+            width=width,
+            height=height,
+            converted=converted,
+            misnamed=_misnamed(name, image.format or ""),
+            likeness=likeness_of(to_rgb(image)),
+        )
+
+
 def _what_else(path: Path) -> str:
     """Why a file is no picture, with the cure where its kind is known."""
     with path.open("rb") as file:
@@ -189,9 +207,13 @@ def _what_else(path: Path) -> str:
 
 
 def _turned_size(image: Image.Image) -> tuple[int, int]:
-    turned = image.getexif().get(0x0112, 1) in {5, 6, 7, 8}
     width, height = image.size
-    return (height, width) if turned else (width, height)
+    return (height, width) if _orientation(image) in {5, 6, 7, 8} else (width, height)
+
+
+def _orientation(image: Image.Image) -> int:
+    found = image.getexif().get(0x0112, 1)
+    return found if found in range(1, 9) else 1
 
 
 def _conversion(image: Image.Image) -> str | None:
