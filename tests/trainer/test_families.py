@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from pytest import TempPathFactory
-from safetensors.torch import load_file
-from tests.trainer.families import CPU, MAKERS, opened, recipe_of
+from safetensors.torch import load_file, save_file
+from tests.trainer.families import CPU, MAKERS, adapt, opened, recipe_of
 from tests.trainer.jobs import AJob, a_job
+from tests.trainer.tiny_wan import make_wan
 
 from lora_api.reasons import Reason
 from lora_trainer.errors import TrainerError
+from lora_trainer.lora import find_layers, read_weights
 from lora_trainer.recipes import RECIPES, Batch, LossSettings, load_recipe
 from lora_trainer.recipes.ddpm import NoisePrediction
 from lora_trainer.recipes.flow import level_at, sigmas_at
@@ -99,6 +101,17 @@ def test_a_layer_without_a_name_in_the_format_is_refused_before_training(
     assert (code, result.reason) == (65, "TargetModulesNotFound")
     assert "no name for condition_embedder.time_proj" in result.message
     assert "Train" not in result.stage_seconds
+
+
+def test_a_lora_of_a_smaller_wan_is_refused_on_a_larger_one_by_both_sizes(tmp_path: Path) -> None:
+    small = load_recipe("wan", opened("wan", make_wan(tmp_path / "small")))
+    large = load_recipe("wan", opened("wan", make_wan(tmp_path / "large", heads=4)))
+    denoiser = small.load_denoiser(device=CPU, dtype=torch.float32)
+    adapt(denoiser, find_layers(denoiser, ["to_q"]))
+    save_file(small.to_file(read_weights(denoiser), alpha=2.0), tmp_path / "lora.safetensors")
+    other = large.load_denoiser(device=CPU, dtype=torch.float32)
+    with pytest.raises(TrainerError, match=r"\(width 24\), the base model is a WAN \(width 48\)"):
+        large.attach_file(other, tmp_path / "lora.safetensors", name="small")
 
 
 TEXT_LAYERS = {

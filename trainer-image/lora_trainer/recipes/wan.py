@@ -17,9 +17,12 @@ from diffusers import (
     WanTransformer3DModel,
 )
 from PIL import Image
+from safetensors import safe_open
 from transformers import UMT5EncoderModel
 
+from lora_api.reasons import Reason
 from lora_trainer.basemodel import BaseModel
+from lora_trainer.errors import TrainerError
 from lora_trainer.recipes import (
     NO_TEXT_ENCODERS,
     NO_TEXT_WEIGHTS,
@@ -84,6 +87,7 @@ def check(base: BaseModel) -> None:
 
 # Diffusers takes 2.2 5B for an I2V model; the shape of its first layer tells them apart.
 _SINGLE_FILES = frozenset({"wan-t2v-1.3B", "wan-t2v-14B", "wan-i2v-14B"})
+_SIZES = {1536: "WAN 1.3B", 3072: "WAN 2.2 5B", 5120: "WAN 14B"}
 _SHAPE = ("num_layers", "num_attention_heads", "attention_head_dim", "ffn_dim", "in_channels")
 
 
@@ -183,6 +187,7 @@ class Wan:
     ) -> None:
         """`load_lora_weights` of the pipeline that users load the file into."""
         assert not text_encoders, "wan trains no text encoder"  # noqa: S101
+        _check_size(path, denoiser)
         attach_with(_pipeline({"transformer": denoiser}), path, name=name)
 
     def _sigmas(self, levels: torch.Tensor, settings: LossSettings) -> torch.Tensor:
@@ -281,6 +286,23 @@ class _PipelineSampler:
             if denoiser is not asked:
                 denoiser.to("cpu")
         asked.to(self._device)
+
+
+def _check_size(path: Path, denoiser: Any) -> None:
+    """Refuse a file that was trained on a model of another size, in words."""
+    config = denoiser.config
+    width = config.num_attention_heads * config.attention_head_dim
+    with safe_open(path, "pt") as file:
+        downs = [name for name in file.keys() if name.endswith("attn.q.lora_A.weight")]  # noqa: SIM118
+        widths = {file.get_slice(name).get_shape()[1] for name in downs}
+    other = next(iter(widths - {width}), None)
+    if other is not None:
+        raise TrainerError(
+            Reason.ARTIFACT_MISMATCH,
+            f"{path.name} is a LoRA for {_SIZES.get(other, 'a WAN')} (width {other}), the base "
+            f"model is {_SIZES.get(width, 'a WAN')} (width {width}); name the base model that it "
+            "was trained on",
+        )
 
 
 def _shift(base: BaseModel) -> float:
