@@ -152,7 +152,7 @@ def _attach_to_text(task: Task, encoder: TextEncoder) -> dict[str, torch.nn.Para
 
 def help_train(task: Task, rung: MemoryStrategy, ladder: Ladder, group: Group) -> None:
     """What a helper does while the first process trains."""
-    torch.set_num_threads(threads())
+    share_threads(task)
     stop = StopFlag()
     stop.install()
     recipes = load_recipe(task.plan.job.recipe, task.base).experts()
@@ -164,6 +164,11 @@ def help_train(task: Task, rung: MemoryStrategy, ladder: Ladder, group: Group) -
         if is_out_of_memory(error):
             ladder.step_down(rung)
         raise
+
+
+def share_threads(task: Task) -> None:
+    """Give this process its part of the CPUs, while several train on them."""
+    torch.set_num_threads(max(1, threads() // task.processes))
 
 
 def _compile(trainer: Trainer) -> None:

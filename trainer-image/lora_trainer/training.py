@@ -16,7 +16,7 @@ from lora_api.progress import Stage
 from lora_api.reasons import Reason
 from lora_api.settings import MemoryStrategy, Precision
 from lora_trainer import log
-from lora_trainer.assembly import DTYPES, Task, build_trainer, help_train
+from lora_trainer.assembly import DTYPES, Task, build_trainer, help_train, share_threads
 from lora_trainer.basemodel import BaseModel
 from lora_trainer.batches import EMPTY_CAPTION
 from lora_trainer.cache import Cache, fill_cache
@@ -226,6 +226,7 @@ def _attempt(session: Session, task: Task, rung: MemoryStrategy, ladder: Ladder)
     context.board.enter(Stage.TRAIN)
     context.board.divide(_steps_per_epoch(session))
     helper = partial(help_train, task, rung, ladder)
+    share_threads(task)
     rendezvous = context.workspace.root / f"rendezvous-{os.getpid()}-{rung.value}"
     with training_together(
         helper, size=task.processes, rendezvous=rendezvous, fatal=context.fatal
@@ -235,6 +236,7 @@ def _attempt(session: Session, task: Task, rung: MemoryStrategy, ladder: Ladder)
         )
         trainer.observer = _observers(session, trainer)
         trainer.run()
+    torch.set_num_threads(threads())
     forget_compiled(trainer.denoiser)
     session.denoiser, session.text_encoder = trainer.denoiser, trainer.text_encoder
     for model in trainer.text_encoder.modules().values() if trainer.text_encoder else ():
