@@ -129,12 +129,14 @@ def _workspace(option: Path | None, job: JobDocument) -> Path:
 
 def _run(job: JobDocument, workspace: Path, *, fresh: bool) -> int:
     from lora_trainer.display import display
+    from lora_trainer.environment import leave_out_unneeded
     from lora_trainer.progress import ProgressBoard
     from lora_trainer.run import run_job
     from lora_trainer.server import start_server
     from lora_trainer.stopping import StopFlag
     from lora_trainer.watchdog import Watchdog, dump_stacks_on_signal
 
+    leave_out_unneeded(job.optimization)
     started = _process_started()
     stop, board = StopFlag(), ProgressBoard()
     restore = stop.install()
