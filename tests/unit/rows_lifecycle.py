@@ -22,6 +22,7 @@ KILLED_POD = (
     "rule at index 2"
 )
 QUEUED = a_training().queued_in("gpus")
+TAKEN_ALONG = seen().with_job(a_job().complete())
 IN_QUEUE = a_job().queued_in("gpus").suspended()
 NOT_STORED = a_pod().ended(
     76, a_bad_result(Reason.UPLOAD_FAILED, "s3://models does not answer.", retryable=True)
@@ -117,6 +118,22 @@ LIFECYCLE: dict[str, Row] = {
         condition=ConditionType.SUCCEEDED,
         truth="True",
         reason=Reason.COMPLETED,
+    ),
+    "a result that the workspace told again completes the run": Row(
+        sight=TAKEN_ALONG.with_upload_job(
+            a_job().complete(), a_pod().ended(0, a_good_result())
+        ).after(TAKEN_ALONG),
+        phase=Phase.COMPLETED,
+        condition=ConditionType.ARTIFACT_STORED,
+        truth="True",
+        reason=Reason.STORED,
+    ),
+    "a workspace that went before it could tell leaves the result missing": Row(
+        sight=TAKEN_ALONG.without_claim().after(TAKEN_ALONG),
+        phase=Phase.FAILED,
+        condition=ConditionType.SUCCEEDED,
+        reason=Reason.RESULT_MISSING,
+        says=("report.json",),
     ),
     "a pod that finds no node for too long ends the run with the scheduler's words": Row(
         sight=seen().with_pods(a_pod().aged(3600).unschedulable(SCHEDULER)),

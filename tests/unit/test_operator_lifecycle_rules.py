@@ -36,7 +36,8 @@ class Deed:
 
 COMPLETED = seen().with_job(a_job().complete()).with_pods(a_pod().ended(0, a_good_result()))
 FAILED = seen().with_job(a_job().failed()).with_pods(a_pod().ended(65, a_bad_result()))
-LOST_RESULT = seen().with_job(a_job().complete())
+LOST_RESULT = seen().with_job(a_job().complete()).with_pods(a_pod().ended(0, ""))
+TAKEN_ALONG = seen().with_job(a_job().complete())
 HOUR = timedelta(hours=1)
 
 
@@ -134,6 +135,9 @@ DEEDS: Mapping[str, Deed] = {
         sight=ended(LOST_RESULT, workspace="Delete", ttlSeconds=0),
         later=600,
         does=(Action.DELETE_JOB,),
+    ),
+    "a result that its pod took along is read from the workspace without a GPU": Deed(
+        sight=TAKEN_ALONG.after(TAKEN_ALONG), does=(Action.CREATE_UPLOAD_JOB,)
     ),
     "so does one whose LoRA was saved when the time was up": Deed(
         sight=ended(

@@ -56,15 +56,30 @@ ROWS: dict[str, Row] = {
         condition=ConditionType.VALIDATED,
         reason=Reason.NOT_MEASURED,
     ),
-    "a completed Job whose pod is gone has no result": Row(
+    "a completed Job whose pod took the result along asks the workspace": Row(
         sight=seen().with_job(a_job().complete()),
+        phase=Phase.UPLOADING,
+        condition=ConditionType.ARTIFACT_STORED,
+        truth="Unknown",
+        reason=Reason.RESULT_MISSING,
+        says=("deleted before its result was read", "without a GPU"),
+    ),
+    "a completed Job whose pod and workspace are gone has no result": Row(
+        sight=seen().with_job(a_job().complete()).without_claim(),
         phase=Phase.FAILED,
         condition=ConditionType.SUCCEEDED,
         reason=Reason.RESULT_MISSING,
         says=("pod is gone", "s3://models/anna/"),
     ),
+    "a completed Job whose pod left no result ends the run": Row(
+        sight=seen().with_job(a_job().complete()).with_pods(a_pod().ended(0, "")),
+        phase=Phase.FAILED,
+        condition=ConditionType.SUCCEEDED,
+        reason=Reason.RESULT_MISSING,
+        says=("left no result",),
+    ),
     "a lost result does not claim that nothing was stored": Row(
-        sight=seen().with_job(a_job().complete()),
+        sight=seen().with_job(a_job().complete()).without_claim(),
         phase=Phase.FAILED,
         condition=ConditionType.ARTIFACT_STORED,
         truth="Unknown",

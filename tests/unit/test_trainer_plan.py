@@ -36,7 +36,9 @@ FAULTS: dict[str, tuple[str, list[str]]] = {
         ["recipe", "'sd99'", "sd15", "colour"],
     ),
     "three wrong numbers": (
-        json.dumps(document(network={"rank": 0}, optimization={"batchSize": 0, "learningRate": 20})),
+        json.dumps(
+            document(network={"rank": 0}, optimization={"batchSize": 0, "learningRate": 20})
+        ),
         ["network.rank", "optimization.batchSize", "optimization.learningRate"],
     ),
     "steps and epochs": (

@@ -9,6 +9,7 @@ from lora_api.status import (
     ConditionType,
     FailureStatus,
     ProgressStatus,
+    UploadStatus,
     ValidationStatus,
 )
 from lora_operator.rules.attempt_end import result_of
@@ -29,22 +30,45 @@ def result_is_recorded(seen: Observed, draft: Draft) -> Verdict:
 
 
 def job_completed(seen: Observed, draft: Draft) -> Verdict:
-    """End the run: Completed with an artifact, or Failed because nobody knows what was stored."""
+    """End the run: Completed with an artifact, or Failed because nobody knows what was stored.
+
+    A pod that is deleted while it ends takes its result along, if no operator lives in that second;
+    the workspace still knows it, so a Job without a GPU is asked (`upload_is_repeated`).
+    """
     if seen.job is None or seen.job.completed_at is None:
         return Verdict.CONTINUE
-    if draft.artifact is None:
-        draft.fail(_result_missing(seen), at=seen.job.completed_at)
-        # Exit code 0 means stored and checked; only the proof is lost. Not stored would be a lie.
-        draft.set(
-            ConditionType.ARTIFACT_STORED,
-            "Unknown",
-            Reason.RESULT_MISSING,
-            "The trainer reported success, but its result could not be read.",
-        )
-        draft.set(ConditionType.VALIDATED, "Unknown", Reason.RESULT_MISSING)
+    if draft.artifact is not None:
+        complete(draft, draft.artifact, at=seen.job.completed_at)
         return Verdict.SETTLED
-    complete(draft, draft.artifact, at=seen.job.completed_at)
+    if draft.upload is not None:
+        return Verdict.CONTINUE
+    failure = _result_missing(seen)
+    if _workspace_can_tell(seen):
+        draft.failure = failure
+        draft.upload = UploadStatus(tries=0, next_try_at=draft.now)
+        draft.wait(
+            Reason.RESULT_MISSING,
+            f"Job {seen.job.name} succeeded, but its pod was deleted before its result was read; a "
+            "Job without a GPU reads it again from the workspace.",
+        )
+        draft.revisit_in(0)
+    else:
+        draft.fail(failure, at=seen.job.completed_at)
+    # Exit code 0 means stored and checked; only the proof is lost. Not stored would be a lie.
+    draft.set(
+        ConditionType.ARTIFACT_STORED,
+        "Unknown",
+        Reason.RESULT_MISSING,
+        "The trainer reported success, but its result could not be read.",
+    )
+    draft.set(ConditionType.VALIDATED, "Unknown", Reason.RESULT_MISSING)
     return Verdict.SETTLED
+
+
+def _workspace_can_tell(seen: Observed) -> bool:
+    """Whether the result is lost with its pod alone; a pod without a result would say no more."""
+    claim = seen.claim
+    return not seen.pods and claim is not None and not claim.deleting and claim.phase != "Lost"
 
 
 def complete(draft: Draft, artifact: ArtifactStatus, *, at: datetime) -> None:

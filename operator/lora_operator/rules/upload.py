@@ -102,6 +102,9 @@ def _tell(draft: Draft, failure: FailureStatus) -> None:
 
 
 def _give_up(draft: Draft) -> None:
+    if draft.failure is not None and draft.failure.reason == Reason.RESULT_MISSING:
+        draft.fail(draft.failure)
+        return
     message = (
         "The LoRA was trained but could not be stored, and the workspace that held it has been "
         "deleted. Create the run again."

@@ -33,6 +33,7 @@ _WAITING_PHASES: Mapping[str, Phase] = {
     Reason.CONTAINER_CONFIG_ERROR: Phase.STARTING,
     Reason.FINISHING: Phase.UPLOADING,
     Reason.UPLOAD_FAILED: Phase.UPLOADING,
+    Reason.RESULT_MISSING: Phase.UPLOADING,
 }
 _NOT_YET_RUNNING = frozenset({Phase.PENDING, Phase.QUEUED, Phase.STARTING})
 
