@@ -14,6 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lora_api.base import MAX_LOSS
+from lora_api.exit_codes import ExitCode
 from lora_api.job import ServerSettings
 from lora_api.progress import Progress, Stage
 from lora_trainer.display import progress_line
@@ -235,3 +236,12 @@ def test_the_modules_before_the_first_download_import_no_torch() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert answer.stdout.strip() == "[]"
+
+
+def test_a_stop_before_anything_began_ends_the_process_as_interrupted(tmp_path: Path) -> None:
+    job = tmp_path / "job.json"
+    os.mkfifo(job)
+    process = subprocess.Popen([sys.executable, "-m", "lora_trainer", "run", str(job)])
+    with job.open("w"):  # opens once the trainer reads; it waits for words that never come
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == ExitCode.INTERRUPTED

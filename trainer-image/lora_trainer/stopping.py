@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from lora_trainer import early
 from lora_trainer.errors import InterruptedRunError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -65,7 +66,9 @@ class StopFlag:
             A function that puts the earlier handlers back.
         """
         for number in SIGNALS:
-            self._earlier[number] = signal.signal(number, self._handle)
+            before = signal.signal(number, self._handle)
+            # From here on there is something to save.
+            self._earlier[number] = signal.SIG_DFL if before is early.leave else before
         return self._restore
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
