@@ -29,25 +29,28 @@ FIGURES = {
 }
 
 
-def measured(command: Command, log: Path, probe: Path) -> dict[str, float]:
+def measured(command: Command, *, steps: int, log: Path, probe: Path) -> dict[str, float]:
     """Run one trainer to its end and read what the probe saw.
 
     Args:
         command: What to run.
+        steps: Optimiser steps that it will do.
         log: Gets its output.
-        probe: Gets the times of its steps.
+        probe: Gets a line for each of its steps.
 
     Raises:
-        SystemExit: It failed; the end of its log is shown.
+        SystemExit: It failed, or did other steps; the end of its log is shown.
     """
     environment = {
         **os.environ,
         "PYTHONPATH": str(PROBE),
         "STEP_PROBE_FILE": str(probe),
+        "STEP_PROBE_SYNC": f"{WARM_UP_STEPS},{steps}",
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
         "LORA_TERMINATION_LOG": os.devnull,
     }
+    probe.unlink(missing_ok=True)
     started = time.time()
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -59,19 +62,21 @@ def measured(command: Command, log: Path, probe: Path) -> dict[str, float]:
         )
         _, status, usage = os.wait4(process.pid, 0)
     ended = time.time()
-    if status:
-        raise SystemExit(f"{' '.join(command.arguments[:3])} failed:\n{log.read_text()[-3000:]}")
-    found = json.loads(probe.read_text())
-    steps = found["steps"]
-    steady = steps[WARM_UP_STEPS:]
+    lines = [line.split() for line in probe.read_text().splitlines()] if probe.exists() else []
+    if status or len(lines) != steps:
+        raise SystemExit(
+            f"{' '.join(command.arguments[:3])}: status {status}, {len(lines)} of {steps} steps\n"
+            f"{log.read_text()[-3000:]}"
+        )
+    stamps = [float(when) for when, _ in lines]
     figures = {
-        "steps_per_second": (len(steady) - 1) / (steady[-1] - steady[0]),
-        "first_step_seconds": steps[0] - started,
+        "steps_per_second": (steps - WARM_UP_STEPS) / (stamps[-1] - stamps[WARM_UP_STEPS - 1]),
+        "first_step_seconds": stamps[0] - started,
         "whole_run_seconds": ended - started,
         "peak_rss_bytes": usage.ru_maxrss * 1024.0,
     }
-    if found["gpu_bytes"]:
-        figures["peak_gpu_bytes"] = float(found["gpu_bytes"])
+    if int(lines[-1][1]):
+        figures["peak_gpu_bytes"] = float(lines[-1][1])
     return figures
 
 
@@ -97,7 +102,12 @@ def compare(
             folder.mkdir()
             command = trainer.command(scenario, pictures, folder)
             print(f"{scenario.name}: {trainer.name}, round {number} of {runs}", file=sys.stderr)
-            figures = measured(command, scratch / f"{trainer.name}.log", scratch / "steps.json")
+            figures = measured(
+                command,
+                steps=scenario.steps,
+                log=scratch / f"{trainer.name}.log",
+                probe=scratch / "steps",
+            )
             rounds.setdefault(trainer.name, []).append(figures)
     return {
         name: {key: statistics.median(one[key] for one in found) for key in found[0]}

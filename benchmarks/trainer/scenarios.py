@@ -79,23 +79,37 @@ def scenarios(folder: Path, *, small_steps: int, full_steps: int) -> list[Scenar
     return found
 
 
-def prepare_pictures(folder: Path) -> Path:
-    """The quickstart's pictures with captions in both spellings: .txt files and metadata.jsonl.
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """The same pictures and captions in the two spellings that the trainers read."""
+
+    with_texts: Path
+    """A .txt file beside each picture."""
+
+    with_metadata: Path
+    """One metadata.jsonl for all, as the `datasets` library reads it."""
+
+
+def prepare_pictures(folder: Path) -> Pictures:
+    """Copy the quickstart's pictures.
 
     Args:
         folder: Made anew.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    found = Pictures(folder / "texts", folder / "metadata")
     lines = []
+    for place in (found.with_texts, found.with_metadata):
+        place.mkdir(parents=True)
     for picture in sorted(PICTURES.glob("*.png")):
         caption = picture.with_suffix(".txt")
         text = caption.read_text().strip() if caption.exists() else "zorp"
-        shutil.copy(picture, folder / picture.name)
-        (folder / f"{picture.stem}.txt").write_text(text)
+        shutil.copy(picture, found.with_texts / picture.name)
+        shutil.copy(picture, found.with_metadata / picture.name)
+        (found.with_texts / f"{picture.stem}.txt").write_text(text)
         lines.append(json.dumps({"file_name": picture.name, "text": text}))
-    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
-    return folder
+    (found.with_metadata / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    return found
 
 
 def full_size_model(folder: Path) -> Path:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from benchmarks.trainer.scenarios import ROOT, SMALL_BASE, Scenario
+from benchmarks.trainer.scenarios import ROOT, SMALL_BASE, Pictures, Scenario
 
 # The commits that were measured; a git host is asked for them only where no checkout is given.
 DIFFUSERS = ("https://github.com/huggingface/diffusers", "58eb52c0803ea9af3abec60841c2a093bdf1f951")
@@ -44,7 +44,7 @@ class Trainer(Protocol):
     def fits(self, scenario: Scenario) -> bool:
         """Whether it can train the scenario's base model."""
 
-    def command(self, scenario: Scenario, pictures: Path, folder: Path) -> Command:
+    def command(self, scenario: Scenario, pictures: Pictures, folder: Path) -> Command:
         """The scenario in its own terms; outputs go to the folder."""
 
 
@@ -60,14 +60,14 @@ class Ours:
         """Every scenario."""
         return True
 
-    def command(self, scenario: Scenario, pictures: Path, folder: Path) -> Command:
+    def command(self, scenario: Scenario, pictures: Pictures, folder: Path) -> Command:
         """The scenario as a job document."""
         document = {
             "name": "bench",
             "recipe": "sd15",
             "baseModel": {"uri": f"file://{scenario.base}"},
             "dataset": {
-                "uri": f"file://{pictures}",
+                "uri": f"file://{pictures.with_texts}",
                 "triggerWord": "zorp",
                 "minFileBytes": 0,
                 "minSidePixels": 64,
@@ -127,12 +127,12 @@ class DiffusersScript:
         """Every scenario."""
         return True
 
-    def command(self, scenario: Scenario, pictures: Path, folder: Path) -> Command:
+    def command(self, scenario: Scenario, pictures: Pictures, folder: Path) -> Command:
         """The scenario in the script's options."""
         script = self._checkout / "examples/text_to_image/train_text_to_image_lora.py"
         options = {
             "pretrained_model_name_or_path": scenario.base,
-            "train_data_dir": pictures,
+            "train_data_dir": pictures.with_metadata,
             "caption_column": "text",
             "cache_dir": folder / "cache",
             "resolution": scenario.resolution,
@@ -154,7 +154,7 @@ class DiffusersScript:
 
 
 class SdScripts:
-    """`train_network.py` of sd-scripts, with latents and text encoder outputs cached.
+    """`train_network.py` of sd-scripts, with latents cached.
 
     Args:
         peers: Where checkouts and environments are kept between runs.
@@ -181,11 +181,11 @@ class SdScripts:
         """It builds SD 1.5's own UNet, whatever the base model's config says."""
         return scenario.standard_size
 
-    def command(self, scenario: Scenario, pictures: Path, folder: Path) -> Command:
+    def command(self, scenario: Scenario, pictures: Pictures, folder: Path) -> Command:
         """The scenario in its options; a dataset is a folder named repeats_class."""
         images = folder / "images"
         images.mkdir()
-        (images / "1_zorp").symlink_to(pictures)
+        (images / "1_zorp").symlink_to(pictures.with_texts)
         options = {
             "pretrained_model_name_or_path": scenario.base,
             "train_data_dir": images,

@@ -1,11 +1,10 @@
-"""Writes down when each optimiser step of any trainer ended, and what memory the process took.
+"""Writes down when each optimiser step of any trainer ended, and what GPU memory it had taken.
 
 Python imports a module of this name by itself at every start; the benchmark puts its folder on
-PYTHONPATH. Every trainer is measured by the same hook, so that none is asked how fast it was.
+PYTHONPATH. Every trainer is measured by the same hook, so that none is asked how fast it was. A
+line is written at once: a trainer may leave without the interpreter's farewell.
 """
 
-import atexit
-import json
 import os
 import sys
 import threading
@@ -13,18 +12,22 @@ import time
 from pathlib import Path
 
 TARGET = os.environ.get("STEP_PROBE_FILE")
+# Steps at which the GPU's queue is waited for, so that a rate between them is that of work done.
+SYNCHRONISED = {int(step) for step in os.environ.get("STEP_PROBE_SYNC", "").split(",") if step}
 
 
 def _watch(target: Path) -> None:
-    stamps: list[float] = []
+    count = 0
 
     def stepped(*_: object) -> None:
-        stamps.append(time.time())
-
-    def keep() -> None:
-        torch = sys.modules.get("torch")
-        gpu = torch.cuda.max_memory_allocated() if torch and torch.cuda.is_initialized() else None
-        target.write_text(json.dumps({"steps": stamps, "gpu_bytes": gpu}))
+        nonlocal count
+        count += 1
+        cuda = sys.modules["torch"].cuda
+        on_gpu = cuda.is_initialized()
+        if on_gpu and count in SYNCHRONISED:
+            cuda.synchronize()
+        with target.open("a") as lines:
+            lines.write(f"{time.time()} {cuda.max_memory_allocated() if on_gpu else 0}\n")
 
     def attach() -> None:
         # torch is imported late by every trainer; until then there is nothing to attach to.
@@ -34,7 +37,6 @@ def _watch(target: Path) -> None:
             time.sleep(0.02)
         sys.modules["torch.optim.optimizer"].register_optimizer_step_post_hook(stepped)
 
-    atexit.register(keep)
     threading.Thread(target=attach, name="step-probe", daemon=True).start()
 
 
