@@ -12,7 +12,7 @@ from types import MappingProxyType
 from lora_api.progress import Progress
 from lora_operator.builders.ownership import is_owned_by
 from lora_operator.cache import Cache
-from lora_operator.errors import NotFoundError, RefusedError
+from lora_operator.errors import ApiError
 from lora_operator.kube.client import KubeClient
 from lora_operator.kube.resources import CLAIMS, EVENTS, JOBS, PODS, TRAININGS, WORKLOADS
 from lora_operator.labels import job_number, upload_job_name, workspace_name
@@ -103,6 +103,31 @@ def _pods_of(cache: Cache, key: Key, job: Job | None) -> tuple[Pod, ...]:
     return tuple(sorted(pods, key=lambda pod: (pod.created_at, pod.name)))
 
 
+def with_words_of(live: Observed, before: Observed) -> Observed:
+    """What is seen now, with what was refused or warned of when the same was looked at before.
+
+    Neither is stored anywhere to be read again; each stays true only of the very object it was
+    said of, and a refusal only as long as what was refused is not there.
+    """
+    if live.run.uid != before.run.uid:
+        return live
+    refused = before.job_refused
+    jobs = {f"Job {job.name}" for job in (live.job, live.upload_job) if job is not None}
+    return replace(
+        live,
+        claim_refused=before.claim_refused if live.claim is None else None,
+        job_refused=refused if refused is not None and refused.what not in jobs else None,
+        claim_warning=before.claim_warning if _is_same(live.claim, before.claim) else None,
+        job_warning=before.job_warning if _is_same(live.job, before.job) else None,
+        queue_verdict=before.queue_verdict if _is_same(live.job, before.job) else None,
+        pod_warning=before.pod_warning if _is_same(live.latest_pod, before.latest_pod) else None,
+    )
+
+
+def _is_same(one: Claim | Job | Pod | None, other: Claim | Job | Pod | None) -> bool:
+    return one is not None and other is not None and one.uid == other.uid
+
+
 async def look_up_warnings(client: KubeClient, seen: Observed, now: datetime) -> Observed:
     """Ask for what explains a wait: warnings about what has waited for a while, Kueue's verdict."""
     namespace = seen.run.key.namespace
@@ -130,8 +155,9 @@ async def _queue_verdict(client: KubeClient, namespace: str, job: Job) -> str | 
         found = await client.list_objects(
             WORKLOADS, namespace, params={"labelSelector": f"{WORKLOAD_JOB_LABEL}={job.uid}"}
         )
-    except (NotFoundError, RefusedError):
-        # Kueue is not installed, or keeps its Workloads to itself: the Job alone has to do.
+    except ApiError:
+        # Kueue is not installed, keeps its Workloads to itself, or is out of order: the Job alone
+        # has to do.
         return None
     conditions = [c for w in found for c in w.get("status", {}).get("conditions", [])]
     for kind in ("Evicted", "QuotaReserved", "Admitted"):
@@ -160,14 +186,18 @@ async def _latest_warning(
     terms = [f"involvedObject.{field}={value}" for field, value in about.items()]
     if but is not None:
         terms.append(f"reason!={but}")
-    events = await client.list_objects(
-        EVENTS,
-        namespace,
-        params={
-            "fieldSelector": ",".join([*terms, "type=Warning"]),
-            "limit": str(MAX_EVENTS),
-        },
-    )
+    try:
+        events = await client.list_objects(
+            EVENTS,
+            namespace,
+            params={
+                "fieldSelector": ",".join([*terms, "type=Warning"]),
+                "limit": str(MAX_EVENTS),
+            },
+        )
+    except ApiError:
+        # Only an explanation: what is decided must not wait for it.
+        return None
     latest = max(events, key=_last_seen, default=None)
     if latest is None or (since is not None and _last_seen(latest) < since):
         return None

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from lora_api.progress import Progress
 from lora_api.status import LoRATrainingStatus, Phase
@@ -21,7 +21,7 @@ from lora_operator.kube.resources import CLAIMS, JOBS, PODS, TRAININGS, Resource
 from lora_operator.labels import RUN_UID_LABEL
 from lora_operator.logs import log
 from lora_operator.metrics import Metrics
-from lora_operator.observe import NO_WORDS, NOTHING, look_up_warnings, observe
+from lora_operator.observe import NO_WORDS, NOTHING, look_up_warnings, observe, with_words_of
 from lora_operator.rules.decide import decide
 from lora_operator.run_metrics import bounded_reason, bounded_recipe
 from lora_operator.state.decision import Action, Decision, Event
@@ -29,6 +29,9 @@ from lora_operator.state.keys import Key
 from lora_operator.state.text import quote
 from lora_operator.state.views import Observed, Run
 from lora_operator.status import StatusWriter
+
+# Two looks that keep contradicting each other must not become a flood of requests.
+START_OVER = timedelta(seconds=1)
 
 
 def utc_now() -> datetime:
@@ -101,20 +104,22 @@ class Reconciler:
         seen = await look_up_warnings(self._client, seen, self._now())
         decision = decide(seen, self._now())
         if decision.actions:
-            seen = await self._act(key, decision.actions)
+            seen = await self._act(key, decision.actions, seen)
             if seen is None:
                 return None
             decision = decide(seen, self._now())
         if decision.ends_run:
-            # A terminal status can't be taken back, so it is decided on live objects only.
+            # A terminal status can't be taken back, so it is decided on live objects only; what
+            # was refused or warned of is as live, and is nowhere but in what was seen.
             await self._reread(key)
-            seen = self._observe(key)
-            if seen is None:
+            live = self._observe(key)
+            if live is None:
                 return None
+            seen = with_words_of(live, seen)
             decision = decide(seen, self._now())
             if decision.actions:
                 # The cache was wrong about the end: start over from what is there.
-                return replace(decision, status=None, revisit_at=self._now())
+                return replace(decision, status=None, revisit_at=self._now() + START_OVER)
         if decision.status is not None:
             await self._write(seen.run, decision.status, decision.events)
         return decision
@@ -123,7 +128,7 @@ class Reconciler:
         words = NO_WORDS if self._gatekeeper is None else self._gatekeeper.words
         return observe(self._cache, key, self._progress_of, self._moved_at, words)
 
-    async def _act(self, key: Key, wished: tuple[Action, ...]) -> Observed | None:
+    async def _act(self, key: Key, wished: tuple[Action, ...], before: Observed) -> Observed | None:
         """What there is of a run, once what was due has been done.
 
         The watch of runs may be behind that of Jobs, or the run a ghost: only the run as it is now
@@ -137,6 +142,7 @@ class Reconciler:
         seen = self._observe(key)
         if seen is None:
             return None
+        seen = with_words_of(seen, before)
         actions = decide(seen, self._now()).actions
         if actions:
             seen = await self._actor.act(seen, actions)

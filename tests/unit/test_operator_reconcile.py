@@ -4,22 +4,21 @@ A module of its own because only here a cache and an API server that disagree ca
 side by side.
 """
 
-import copy
 import logging
-from typing import Any, cast
+from datetime import datetime, timedelta
+from typing import Any
 
-import aiohttp
 import pytest
 from prometheus_client import generate_latest
 from tests.builders import NOW, ATraining, a_claim, a_job, a_pod, a_training
+from tests.dictionary_api import DictionaryApi
 from tests.results import a_good_result
 from tests.sights import seen
 
 from lora_api.status import LoRATrainingStatus
 from lora_operator.actions import Actor
 from lora_operator.cache import Cache
-from lora_operator.errors import AlreadyExistsError, NotFoundError
-from lora_operator.kube.client import KubeClient
+from lora_operator.errors import ApiError, RefusedError, UnavailableError
 from lora_operator.kube.resources import CLAIMS, EVENTS, JOBS, TRAININGS, Resource
 from lora_operator.metrics import Metrics
 from lora_operator.reconcile import Reconciler
@@ -30,82 +29,9 @@ Object = dict[str, Any]
 ANNA = Key("studio", "anna")
 
 
-class DictionaryApi(KubeClient):
-    """What the API server holds, by URL path; remembers what was created."""
-
-    def __init__(self) -> None:
-        super().__init__(session=cast("aiohttp.ClientSession", None), server="")
-        self.objects: dict[str, Object] = {}
-        self.created: list[str] = []
-
-    def hold(self, resource: Resource, body: Object) -> None:
-        self.objects[resource.path("studio", body["metadata"]["name"])] = copy.deepcopy(body)
-
-    async def _request(
-        self,
-        verb: str,
-        path: str,
-        *,
-        body: Object | None = None,
-        params: dict[str, str] | None = None,
-        **_: object,
-    ) -> Object:
-        if verb == "GET" and path not in self.objects:
-            if params is not None:
-                below = [held for key, held in self.objects.items() if key.startswith(f"{path}/")]
-                return {"items": [o for o in below if is_chosen(o, params.get("fieldSelector"))]}
-            raise NotFoundError("not there", status=404)
-        if verb == "POST":
-            assert body is not None
-            path = f"{path}/{body['metadata']['name']}"
-            if path in self.objects:
-                raise AlreadyExistsError("there", status=409)
-            born = {"uid": f"uid-of-{path}", "creationTimestamp": NOW.isoformat()}
-            self.objects[path] = {**body, "metadata": {**body["metadata"], **born}}
-            self.created.append(f"{body['kind']} {body['metadata']['name']}")
-        if verb == "PATCH":
-            assert body is not None
-            path = path.removesuffix("/status")
-            version = int(self.objects[path]["metadata"]["resourceVersion"])
-            self.objects[path] = merged(self.objects[path], {"status": body["status"]})
-            self.objects[path]["metadata"]["resourceVersion"] = str(version + 1)
-        return copy.deepcopy(self.objects[path])
-
-    @property
-    def children(self) -> list[str]:
-        return [name for name in self.created if not name.startswith("Event ")]
-
-    def status(self) -> Object:
-        status: Object = self.objects[TRAININGS.path("studio", "anna")]["status"]
-        return status
-
-
-def is_chosen(body: Object, selector: str | None) -> bool:
-    """Whether an object fits a field selector."""
-    for term in selector.split(",") if selector else ():
-        path, _, wanted = term.partition("=")
-        value: Any = body
-        for name in path.split("."):
-            value = value[name]
-        if value != wanted:
-            return False
-    return True
-
-
-def merged(old: Object, patch: Object) -> Object:
-    """RFC 7386."""
-    new = dict(old)
-    for name, value in patch.items():
-        if value is None:
-            new.pop(name, None)
-        elif isinstance(value, dict):
-            new[name] = merged(new.get(name) or {}, value)
-        else:
-            new[name] = value
-    return new
-
-
-def a_reconciler(api: DictionaryApi, cache: Cache, metrics: Metrics | None = None) -> Reconciler:
+def a_reconciler(
+    api: DictionaryApi, cache: Cache, metrics: Metrics | None = None, *, now: datetime = NOW
+) -> Reconciler:
     return Reconciler(
         client=api,
         cache=cache,
@@ -113,7 +39,7 @@ def a_reconciler(api: DictionaryApi, cache: Cache, metrics: Metrics | None = Non
         writer=StatusWriter(client=api, identity="test"),
         metrics=metrics or Metrics(),
         progress_of={},
-        now=lambda: NOW,
+        now=lambda: now,
     )
 
 
@@ -237,3 +163,76 @@ async def test_a_status_that_cannot_be_read_is_told_once_per_version(
     assert "phase" in told["fault"]
     figures = generate_latest(metrics.registry).decode()
     assert "lora_operator_unreadable_statuses_total 2.0" in figures
+
+
+SPENT = timedelta(seconds=3601)
+QUOTA = "exceeded quota: gpus"
+REFUSED: dict[str, tuple[str, str]] = {
+    "the Job": ("POST", "/jobs"),
+    "the workspace": ("POST", "/persistentvolumeclaims"),
+}
+
+
+@pytest.mark.parametrize("sentence", REFUSED)
+async def test_a_run_ends_once_too_long_the_api_server_refuses(sentence: str) -> None:
+    api, cache = DictionaryApi(), Cache()
+    api.hold(TRAININGS, a_training().stored())
+    cache.put(TRAININGS, a_training().stored())
+    api.refusals[REFUSED[sentence]] = RefusedError(QUOTA, status=403)
+    await a_reconciler(api, cache).reconcile(ANNA)
+    assert (api.status()["phase"], QUOTA in api.status()["message"]) == ("Pending", True)
+    await a_reconciler(api, cache, now=NOW + SPENT).reconcile(ANNA)
+    assert api.status()["phase"] == "Failed"
+    assert api.status()["failure"]["reason"] == "CreationRefused"
+    assert QUOTA in api.status()["message"]
+
+
+async def test_a_run_whose_pod_is_refused_ends_with_that_reason() -> None:
+    api, cache = DictionaryApi(), Cache()
+    claim, job = the_claim(), a_job().stored()
+    for resource, body in ((TRAININGS, a_training().stored()), (CLAIMS, claim), (JOBS, job)):
+        api.hold(resource, body)
+        cache.put(resource, body)
+    warning = a_warning("Job", job["metadata"]["name"], job["metadata"]["uid"], QUOTA)
+    api.hold(EVENTS, warning)
+    await a_reconciler(api, cache).reconcile(ANNA)
+    assert QUOTA in api.status()["message"]
+    await a_reconciler(api, cache, now=NOW + SPENT).reconcile(ANNA)
+    assert api.status()["phase"] == "Failed"
+    assert QUOTA in api.status()["message"]
+
+
+async def test_a_refusal_is_forgotten_once_what_was_refused_is_there() -> None:
+    api, cache = DictionaryApi(), Cache()
+    api.hold(TRAININGS, a_training().stored())
+    cache.put(TRAININGS, a_training().stored())
+    api.refusals[("POST", "/jobs")] = RefusedError(QUOTA, status=403)
+    await a_reconciler(api, cache).reconcile(ANNA)
+    # Another replica, or a person with the manifest, made it between our request and our look.
+    api.on_refusal = lambda: api.hold(JOBS, a_job().stored())
+    await a_reconciler(api, cache, now=NOW + SPENT).reconcile(ANNA)
+    assert api.status()["phase"] == "Pending"
+
+
+WAITING = a_job().stored()
+IN_LINE = a_job().suspended().queued_in("gpus").stored()
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "job", "phase"),
+    [
+        ("/events", RefusedError("may not list events", status=403), WAITING, "Pending"),
+        ("/events", UnavailableError("no answer"), WAITING, "Pending"),
+        ("/workloads", UnavailableError("a server error", status=500), IN_LINE, "Queued"),
+    ],
+)
+async def test_an_explanation_that_cannot_be_read_holds_nothing_up(
+    path: str, error: ApiError, job: Object, phase: str
+) -> None:
+    api, cache = DictionaryApi(), Cache()
+    for resource, body in ((TRAININGS, a_training().stored()), (CLAIMS, the_claim()), (JOBS, job)):
+        api.hold(resource, body)
+        cache.put(resource, body)
+    api.refusals[("GET", path)] = error
+    await a_reconciler(api, cache).reconcile(ANNA)
+    assert api.status()["phase"] == phase
