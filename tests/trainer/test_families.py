@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from pytest import TempPathFactory
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tests.trainer.families import CPU, MAKERS, adapt, opened, recipe_of
 from tests.trainer.jobs import AJob, a_job
@@ -26,6 +27,12 @@ LAYERS = {
     "flux": ("transformer.single_transformer_blocks.0.attn.to_q", 7),
     "wan": ("diffusion_model.blocks.1.cross_attn.o", 16),
     "wan with 48 channels": ("diffusion_model.blocks.0.self_attn.q", 16),
+}
+# The script that would load the file again: sd-scripts', and musubi-tuner's for WAN.
+NETWORK_MODULES = {
+    "sdxl": "networks.lora",
+    "flux": "networks.lora_flux",
+    "wan": "networks.lora_wan",
 }
 
 
@@ -63,6 +70,8 @@ def test_a_family_trains_saves_reloads_samples_and_publishes(
     assert any(
         bool(tensor.any()) for name, tensor in tensors.items() if "lora_B" in name or "up" in name
     )
+    with safe_open(job.output / "model.safetensors", "pt") as file:
+        assert file.metadata()["ss_network_module"] == NETWORK_MODULES[recipe_of(family)]
     report = json.loads((job.output / "report.json").read_text())
     assert all((job.output / pair["lora"]).exists() for pair in report["samples"])
 

@@ -34,6 +34,14 @@ def test_the_same_seed_gives_the_same_bytes(finished: tuple[AJob, Result], job: 
     assert again.model == finished[0].model
 
 
+def test_an_equal_run_under_another_identity_gives_the_same_bytes(
+    finished: tuple[AJob, Result], job: AJob
+) -> None:
+    again = job.with_steps(24).having("runId", "run-2")
+    assert again.run()[0] == ExitCode.OK
+    assert again.model == finished[0].model
+
+
 def test_another_seed_gives_other_bytes(finished: tuple[AJob, Result], job: AJob) -> None:
     other = job.with_steps(24).having("optimization.seed", 8)
     assert other.run()[0] == ExitCode.OK

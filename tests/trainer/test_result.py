@@ -102,6 +102,8 @@ def test_the_metadata_holds_every_setting_and_neither_times_nor_places(
     assert settings["optimization"]["steps"] == 24
     assert settings["optimization"]["learningRate"] == 1e-3
     assert "file://" not in " ".join(metadata.values())
+    assert "run-1" not in " ".join(metadata.values())  # an equal run gives equal bytes
+    assert json.loads((job.output / "config.json").read_text())["runId"] == "run-1"
 
 
 def _spelled(section: type[BaseModel]) -> set[str]:

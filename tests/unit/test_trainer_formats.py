@@ -7,7 +7,7 @@ import pytest
 from lora_api.reasons import Reason
 from lora_trainer.basemodel import select_files
 from lora_trainer.errors import TrainerError
-from lora_trainer.kohya import read_metadata, with_metadata
+from lora_trainer.file_header import with_metadata
 from lora_trainer.recipes import RECIPES
 from lora_trainer.recipes.keys import layer_pairs, unet_layer
 
@@ -50,7 +50,8 @@ def test_metadata_is_written_in_one_order_and_leaves_the_tensors_alone() -> None
     assert one == two
     assert one.endswith(b"abc")
     assert (len(one) - 3) % 8 == 0
-    assert read_metadata(one) == {"a": "1", "b": "2"}
+    written = json.loads(one[8 : 8 + int.from_bytes(one[:8], "little")])
+    assert written["__metadata__"] == {"a": "1", "b": "2"}
 
 
 SD15 = RECIPES["sd15"]

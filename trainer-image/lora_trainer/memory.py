@@ -135,11 +135,16 @@ class _Fp8Conv2d(_StoredInFp8, torch.nn.Conv2d):  # type: ignore[override]
 
 def _store_in_fp8(layer: torch.nn.Linear | torch.nn.Conv2d) -> None:
     weight = layer.weight.data
-    largest = weight.float().abs().flatten(1).amax(dim=1).clamp(min=1e-12)
-    scale = (largest / torch.finfo(_FP8).max).view(-1, *[1] * (weight.dim() - 1))
+    top = torch.finfo(_FP8).max
+    largest = weight.float().abs().flatten(1).amax(dim=1).view(-1, *[1] * (weight.dim() - 1))
+    # The next power of two: dividing by it and multiplying with it are exact, so that a channel is
+    # not shifted as a whole by the rounding of its scale. A subnormal one (fp16) would be coarse.
+    above = torch.exp2(torch.log2(largest / top).ceil())
+    scale = above.clamp(min=torch.finfo(weight.dtype).tiny).to(weight.dtype)
+    stored = (weight.float() / scale.float()).clamp(-top, top)
     del layer._parameters["weight"]
-    layer.register_buffer("stored", (weight.float() / scale).to(_FP8), persistent=False)
-    layer.register_buffer("scale", scale.to(weight.dtype), persistent=False)
+    layer.register_buffer("stored", stored.to(_FP8), persistent=False)
+    layer.register_buffer("scale", scale, persistent=False)
     smaller = _Fp8Linear if isinstance(layer, torch.nn.Linear) else _Fp8Conv2d
     cast(Any, layer).__class__ = smaller
 

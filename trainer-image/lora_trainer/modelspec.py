@@ -21,9 +21,18 @@ _OPTIMIZERS = {
     Optimizer.PRODIGY: "prodigyopt.prodigy.Prodigy",
     Optimizer.ADAFACTOR: "transformers.optimization.Adafactor",
 }
-# What a published file need not tell: where things lay, and what was drawn of it.
-_UNTOLD = {"uri", "uris", "componentsUri", "validation", "versions"}
+# What a published file need not tell: where things lay, which run it was (equal runs give equal
+# bytes; config.json and report.json name it), and what was drawn of it.
+_UNTOLD = {"uri", "uris", "componentsUri", "runId", "validation", "versions"}
 _MAX_TAGS = 1000
+# The script that would read a file of the family: sd-scripts' for Stable Diffusion and FLUX,
+# musubi-tuner's for WAN.
+_NETWORK_MODULES = {
+    "sd15": "networks.lora",
+    "sdxl": "networks.lora",
+    "flux": "networks.lora_flux",
+    "wan": "networks.lora_wan",
+}
 
 
 def file_metadata(facts: Facts, part: Part, *, weights: bytes) -> dict[str, str]:
@@ -64,7 +73,7 @@ def _sd_scripts(facts: Facts) -> dict[str, Any]:
     dataset, network, optimization = job.dataset, job.network, job.optimization
     return {
         "ss_output_name": job.name,
-        "ss_network_module": "networks.lora",
+        "ss_network_module": _NETWORK_MODULES[job.recipe],
         "ss_network_dim": plan.rank,
         "ss_network_alpha": plan.alpha,
         "ss_network_dropout": network.dropout,
@@ -110,7 +119,6 @@ def _ours(facts: Facts, part: Part) -> dict[str, Any]:
     named = {"lora_trainer.part": part.name} if part.name else {}
     return {
         **named,
-        "lora_trainer.run_id": job.run_id,
         "lora_trainer.recipe": job.recipe,
         "lora_trainer.base_model_digest": facts.base.digest,
         "lora_trainer.dataset_digest": facts.dataset.digest,

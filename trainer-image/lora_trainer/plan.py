@@ -187,7 +187,7 @@ def parse_job(text: str) -> JobDocument:
 def with_identity(job: JobDocument, recorded: str | None) -> JobDocument:
     """The job with an identity of its own where the document names none.
 
-    It follows from the document and not from chance, because it is part of the file's metadata:
+    It follows from the document and not from chance, because config.json holds it:
     the same document gives the same bytes in another workspace.
 
     Args:

@@ -22,7 +22,7 @@ from lora_trainer.embedder import Embedder, EmbedderFiles
 from lora_trainer.errors import is_out_of_space
 from lora_trainer.events import write_events
 from lora_trainer.expected import Expected, check_size, expected_of
-from lora_trainer.kohya import with_metadata
+from lora_trainer.file_header import with_metadata
 from lora_trainer.lora import RELOADED, Adapted, activate, read_weights
 from lora_trainer.modelspec import file_metadata
 from lora_trainer.publish import CONFIG, CURVE, MODEL, REPORT, SHEET, outcome_of

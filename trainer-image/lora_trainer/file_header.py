@@ -25,11 +25,3 @@ def with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + data[8 + length :]
-
-
-def read_metadata(data: bytes) -> dict[str, str]:
-    """The metadata of a safetensors file, given at least its header's bytes."""
-    length = int.from_bytes(data[:8], "little")
-    header: dict[str, Any] = json.loads(data[8 : 8 + length])
-    metadata: dict[str, str] = header.get("__metadata__", {})
-    return metadata
