@@ -30,8 +30,9 @@ from lora_operator.metrics import Metrics
 from lora_operator.orphans import OrphanSweeper
 from lora_operator.policy_metrics import PolicyCollector
 from lora_operator.puller import ProgressPuller
-from lora_operator.reconcile import Reconciler, utc_now
+from lora_operator.reconcile import Reconciler
 from lora_operator.run_metrics import RunCollector
+from lora_operator.server_time import ServerTime
 from lora_operator.settings import Settings
 from lora_operator.state.keys import Key, key_of
 from lora_operator.status import StatusWriter
@@ -84,12 +85,14 @@ class App:
 
         self._session = connection.session(ApiWatch(metrics=metrics))
         self._pod_session = aiohttp.ClientSession(headers={"User-Agent": "lora-operator"})
+        server_time = ServerTime()
         times = LeaseTimes()
         self._elector = Elector(
             client=KubeClient(
                 session=self._session,
                 server=connection.server,
                 timeout_seconds=times.answer_within,
+                on_date=server_time.hear,
             ),
             times=times,
             namespace=settings.lease_namespace or connection.namespace,
@@ -102,6 +105,7 @@ class App:
             session=self._session,
             server=connection.server,
             guard=self._elector.guard if settings.leader_elect else no_guard,
+            on_date=server_time.hear,
         )
         self._sweeper = Sweeper(
             client=client,
@@ -111,7 +115,7 @@ class App:
             on_change=self._queue.add,
         )
         self._gatekeeper = Gatekeeper(
-            client=client, cache=cache, on_change=self._queue.add, now=utc_now
+            client=client, cache=cache, on_change=self._queue.add, now=server_time.now
         )
         api_watch = ApiWatch(metrics=metrics, on_list=self._sweeper.ask)
         self._feed = Feed(
@@ -131,6 +135,7 @@ class App:
             route=settings.progress_via,
             metrics=metrics,
             on_change=self._queue.add,
+            now=server_time.now,
         )
         reconciler = Reconciler(
             client=client,
@@ -141,6 +146,7 @@ class App:
             progress_of=self._puller.progress_of,
             moved_at=self._puller.moved_at,
             gatekeeper=self._gatekeeper,
+            now=server_time.now,
         )
         self._workers = Workers(
             queue=self._queue,

@@ -7,7 +7,7 @@ of requests, where they may go) is here.
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NamedTuple
 
 import aiohttp
@@ -60,6 +60,7 @@ class ProgressPuller:
         route: ProgressRoute,
         metrics: Metrics,
         on_change: Callable[[Key], None],
+        now: Callable[[], datetime],
     ) -> None:
         """Wire the puller.
 
@@ -72,9 +73,10 @@ class ProgressPuller:
             route: What the user wants.
             metrics: Where requests are counted.
             on_change: Told the run whose progress is worth a write.
+            now: The time that decisions are made by.
         """
         self.progress_of: dict[str, Progress] = {}
-        self.moved_at = Moments()
+        self.moved_at = Moments(wall=now)
         """When what a pod tells last changed, by our clock and by pod uid."""
         self._cache = cache
         self._pods = pods
@@ -85,6 +87,7 @@ class ProgressPuller:
             self._route = ProgressRoute.PROXY
         self._metrics = metrics
         self._on_change = on_change
+        self._now = now
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._proxy_until = float("-inf")
 
@@ -137,7 +140,7 @@ class ProgressPuller:
         if told == known:
             return
         self.progress_of[target.pod_uid] = told
-        if body is not None and _worth(body, told):
+        if body is not None and _worth(body, told, self._now()):
             self._on_change(target.run)
 
     async def _ask(self, target: Target) -> Progress | None:
@@ -222,5 +225,5 @@ def _was_asked_before(body: Object, target: Target) -> bool:
     )
 
 
-def _worth(body: Object, told: Progress) -> bool:
-    return is_worth_writing(read_run(body).status.progress, told, datetime.now(UTC))
+def _worth(body: Object, told: Progress, now: datetime) -> bool:
+    return is_worth_writing(read_run(body).status.progress, told, now)

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from lora_api.progress import Progress
 from lora_api.status import LoRATrainingStatus, Phase
@@ -34,11 +34,6 @@ from lora_operator.status import StatusWriter
 START_OVER = timedelta(seconds=1)
 
 
-def utc_now() -> datetime:
-    """The present; the only clock that decisions see."""
-    return datetime.now(UTC)
-
-
 class Reconciler:
     """Brings one run at a time to where it should be."""
 
@@ -53,11 +48,11 @@ class Reconciler:
         progress_of: Mapping[str, Progress],
         moved_at: Mapping[str, datetime] = NOTHING,
         gatekeeper: Gatekeeper | None = None,
-        now: Callable[[], datetime] = utc_now,
+        now: Callable[[], datetime],
     ) -> None:
         """Wire the parts together; `progress_of` and `moved_at` are filled by the puller.
 
-        Without a gatekeeper no namespace has a policy.
+        `now` is the only clock that decisions see. Without a gatekeeper no namespace has a policy.
         """
         self._client = client
         self._cache = cache

@@ -16,6 +16,8 @@ from tests.results import a_good_result
 
 from lora_cluster import packages
 from lora_cluster.light import LightCluster
+from lora_operator.kube.client import MERGE_PATCH
+from lora_operator.kube.resources import TRAININGS
 
 pytestmark = pytest.mark.api
 
@@ -63,6 +65,26 @@ def operator(stage: Stage, clock: BentClock) -> Iterator[Operator]:
     process.kill()
 
 
+def in_wait(stage: Stage) -> Stage:
+    """A run whose pod finds no node; it may wait for an hour."""
+    waiting = Stage(stage.api, stage.training.named("ida"))
+    waiting.apply()
+    waiting.add_pod(a_pod().named("ida-train-x1").unschedulable("0/3 nodes are available"))
+    waiting.is_in("Pending", "Unschedulable")
+    return waiting
+
+
+def ended(stage: Stage) -> Stage:
+    """A run that is over, and is deleted half an hour later."""
+    over = Stage(stage.api, stage.training.named("eva").with_spec("retention.ttlSeconds", 1800))
+    over.apply()
+    over.add_pod(a_pod().named("eva-train-x1").placed().ended(0, a_good_result()))
+    eventually(lambda: "artifact" in over.status, "the artifact is recorded")
+    over.set_job(a_job().complete())
+    over.is_in("Completed")
+    return over
+
+
 @pytest.mark.parametrize("jump", [3600, -3600])
 def test_a_jump_of_an_hour_changes_nothing_for_a_run(
     stage: Stage, operator: Operator, clock: BentClock, jump: int
@@ -71,7 +93,14 @@ def test_a_jump_of_an_hour_changes_nothing_for_a_run(
     pod = a_pod().placed()
     stage.add_pod(pod.running())
     stage.is_in("Starting", "Running")
+    waiting, over = in_wait(stage), ended(stage)
     clock.bend(jump)
+    # Both are looked at again: the one shows it, the other would be gone.
+    waiting.set_pod(a_pod().named("ida-train-x1").unschedulable("0/4 nodes are available"))
+    eventually(lambda: "0/4 nodes" in waiting.status["message"], "the wait is looked at again")
+    waiting.is_in("Pending", "Unschedulable")
+    path = TRAININGS.path(over.namespace, over.name)
+    over.api.request("PATCH", path, {"metadata": {"labels": {"seen": "again"}}}, MERGE_PATCH)
     # Another run shows that the operator has looked around since.
     other = Stage(stage.api, stage.training.named("ben"))
     other.apply()
@@ -80,6 +109,8 @@ def test_a_jump_of_an_hour_changes_nothing_for_a_run(
     stage.set_pod(pod.ended(0, a_good_result()))
     stage.set_job(a_job().complete())
     assert stage.is_in("Completed")["attempts"] == 1
+    over.is_in("Completed")
+    assert over.jobs()
     assert operator.leads
     last = datetime.fromisoformat(operator.events()[-1]["time"])
     assert abs((last - datetime.now(UTC)).total_seconds()) > 1800, "the clock was bent"

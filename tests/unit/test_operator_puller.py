@@ -14,7 +14,7 @@ from lora_api.progress import Progress, Stage
 from lora_operator.cache import Cache
 from lora_operator.kube.resources import JOBS, PODS, TRAININGS
 from lora_operator.metrics import Metrics
-from lora_operator.moments import Moments
+from lora_operator.moments import Moments, wall_clock
 from lora_operator.puller import ProgressPuller, Target
 from lora_operator.settings import ProgressRoute
 
@@ -61,6 +61,7 @@ def a_puller(training: Object | None, job: Object | None, pod: Object) -> Script
         route=ProgressRoute.DIRECT,
         metrics=Metrics(),
         on_change=lambda _: None,
+        now=wall_clock,
     ).tell_time()
 
 

@@ -5,6 +5,7 @@ writes, cost 135 MB of memory and a third more CPU time (docs/operator.md has th
 """
 
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -28,6 +29,10 @@ METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v
 MERGE_PATCH = "application/merge-patch+json"
 
 
+def no_listener(_date: str, _took_seconds: float) -> None:
+    """Where nobody wants to know what time it is."""
+
+
 def no_guard() -> float:
     """Where nobody else can lead, a write takes as long as any request may."""
     return TIMEOUT_SECONDS
@@ -43,6 +48,7 @@ class KubeClient:
         server: str,
         guard: Callable[[], float] = no_guard,
         timeout_seconds: float = TIMEOUT_SECONDS,
+        on_date: Callable[[str, float], None] = no_listener,
     ) -> None:
         """Use an authorised session.
 
@@ -52,11 +58,14 @@ class KubeClient:
             guard: Raises where this process may not write (it lost the Lease); otherwise says how
                 many seconds a write may take.
             timeout_seconds: How long any other request may take.
+            on_date: Told by each answer when it was given (its `Date` header), and how many
+                seconds the request took.
         """
         self._session = session
         self._server = server
         self._guard = guard
         self._timeout_seconds = timeout_seconds
+        self._on_date = on_date
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Object:
         """Read one object, live; a namespace is missing where the kind has none."""
@@ -167,6 +176,7 @@ class KubeClient:
         accept: str = "application/json",
         limit: float = TIMEOUT_SECONDS,
     ) -> Object:
+        begun = time.monotonic()
         try:
             async with self._session.request(
                 verb,
@@ -176,6 +186,7 @@ class KubeClient:
                 headers={"Content-Type": content_type, "Accept": accept},
                 timeout=aiohttp.ClientTimeout(total=min(limit, self._timeout_seconds)),
             ) as response:
+                self._on_date(response.headers.get("Date", ""), time.monotonic() - begun)
                 content = await response.read()
                 if response.status >= 400:
                     raise _error(verb, path, response, content)
