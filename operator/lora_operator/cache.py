@@ -7,17 +7,36 @@ it has to know that, and everything irreversible reads the API server instead.
 from collections import defaultdict
 from collections.abc import Iterable
 
-from lora_operator.kube.resources import TRAININGS, WATCHED, Resource
-from lora_operator.labels import RUN_LABEL
+from lora_api.training import KIND
+from lora_operator.kube.resources import PODS, TRAININGS, WATCHED, Resource
+from lora_operator.labels import RUN_LABEL, run_of_job
 from lora_operator.state.keys import Key, Object, key_of
+
+JOB_KIND = "Job"
 
 
 def run_of(resource: Resource, body: Object) -> Key | None:
-    """Key of the run that an object belongs to, by its label; None for strangers."""
+    """Key of the run that an object says it belongs to; None for strangers.
+
+    Its owner says so first: labels are for people, who change them, and a Job whose label is gone
+    holds its GPU as before.
+    """
     if resource is TRAININGS:
         return key_of(body)
-    name = body["metadata"].get("labels", {}).get(RUN_LABEL)
-    return Key(body["metadata"]["namespace"], name) if name else None
+    meta = body["metadata"]
+    name = _owning_run(resource, meta) or meta.get("labels", {}).get(RUN_LABEL)
+    return Key(meta["namespace"], name) if name else None
+
+
+def _owning_run(resource: Resource, meta: Object) -> str | None:
+    owners = (owner for owner in meta.get("ownerReferences", ()) if owner.get("controller"))
+    owner = next(owners, None)
+    if owner is None:
+        return None
+    name: str = owner.get("name", "")
+    if resource is PODS:
+        return run_of_job(name) if owner.get("kind") == JOB_KIND else None
+    return name if owner.get("kind") == KIND else None
 
 
 class Cache:
@@ -62,7 +81,7 @@ class Cache:
         return self._objects[resource].get(key)
 
     def children(self, run: Key, resource: Resource) -> list[Object]:
-        """Objects of a kind that carry the run's label."""
+        """Objects of a kind that say they belong to the run."""
         found = (
             self._objects[kind].get(key)
             for kind, key in self._children.get(run, ())

@@ -4,6 +4,8 @@ A module of its own because they are found again by these alone: builders write 
 selects by them, and a person reads them in `kubectl get -l`.
 """
 
+import re
+
 from lora_api import GROUP
 
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
@@ -15,6 +17,8 @@ QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 QUEUE_LABELS = (QUEUE_LABEL, "kueue.x-k8s.io/priority-class")
 TRAINER_CONTAINER = "trainer"
 CHILD_SELECTOR = f"{MANAGED_BY_LABEL}={MANAGER},{RUN_UID_LABEL}"
+
+_JOB_NAME = re.compile(r"(.+)-(?:train(?:-\d+)?|upload)")
 
 
 def labels_of(run_name: str, run_uid: str) -> dict[str, str]:
@@ -44,6 +48,12 @@ def job_number(run_name: str, name: str) -> int | None:
 def upload_job_name(run_name: str) -> str:
     """Name of the Job that stores what is trained but could not be stored."""
     return f"{run_name}-upload"
+
+
+def run_of_job(name: str) -> str | None:
+    """Name of the run whose Job would be called this, or None where none would."""
+    found = _JOB_NAME.fullmatch(name)
+    return found[1] if found is not None else None
 
 
 def workspace_name(run_name: str) -> str:

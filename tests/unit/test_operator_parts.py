@@ -19,6 +19,7 @@ from lora_operator.__main__ import parse
 from lora_operator.api_watch import _resource, _verb
 from lora_operator.cache import Cache
 from lora_operator.kube.resources import JOBS, LEASES, PODS, TRAININGS
+from lora_operator.labels import RUN_LABEL, job_name, run_of_job, upload_job_name
 from lora_operator.logs import JsonFormatter, TextFormatter
 from lora_operator.metrics import Metrics
 from lora_operator.observe import observe
@@ -88,6 +89,28 @@ def test_a_pod_with_our_labels_but_another_owner_is_not_seen() -> None:
     found = observe(cache, ANNA, {forged["metadata"]["uid"]: a_progress(Stage.TRAIN, 50)})
     assert found is not None
     assert (found.pods, found.progress) == ((), None)
+
+
+@pytest.mark.parametrize("label", [None, "", "ben"])
+def test_jobs_and_pods_are_found_whatever_somebody_made_of_their_label(label: str | None) -> None:
+    cache = Cache()
+    cache.put(TRAININGS, a_training().stored())
+    for resource, body in ((JOBS, a_job().stored()), (PODS, a_pod().running().stored())):
+        del body["metadata"]["labels"][RUN_LABEL]
+        if label is not None:
+            body["metadata"]["labels"][RUN_LABEL] = label
+        cache.put(resource, body)
+    found = observe(cache, ANNA, {})
+    assert found is not None
+    assert found.job is not None
+    assert len(found.pods) == 1
+
+
+@pytest.mark.parametrize("run", ["anna", "anna-train", "anna-train-2", "anna-upload"])
+def test_a_run_is_told_by_the_names_of_its_jobs(run: str) -> None:
+    names = [job_name(run), job_name(run, 12), upload_job_name(run)]
+    assert {run_of_job(name) for name in names} == {run}
+    assert run_of_job(run + "s") is None
 
 
 def test_a_job_with_our_name_but_another_owner_is_not_seen() -> None:
