@@ -22,7 +22,7 @@ from tests.results import a_bad_result, a_good_result
 from tests.sights import a_progress
 
 UPLOAD = upload_job_name("anna")
-STAGES = (Stage.FETCH, Stage.TRAIN, Stage.SAMPLE, Stage.PUBLISH)
+STAGES = (Stage.FETCH, Stage.TRAIN, Stage.SAVE, Stage.SAMPLE, Stage.PUBLISH)
 
 
 @dataclass
@@ -248,11 +248,9 @@ class World:
         elif not pod.view.container.running:
             container = Container(running=True, started_at=self.now)
             pod.view = replace(pod.view, phase="Running", container=container)
-            if self.is_trained:
-                pod.stage = len(STAGES) - 1
         elif pod.stage < len(STAGES) - 1:
             pod.stage += 1
-            self.is_trained = self.is_trained or STAGES[pod.stage] is Stage.PUBLISH
+            self.is_trained = self.is_trained or STAGES[pod.stage] is Stage.SAVE
         else:
             self.is_stored = True
             self.end(pod, ExitCode.OK)
@@ -284,4 +282,4 @@ class World:
 def _progress(pod: APodInTheWorld) -> Progress | None:
     if not pod.view.container.running:
         return None
-    return a_progress(STAGES[pod.stage], 25 * pod.stage)
+    return a_progress(STAGES[pod.stage], min(99, 25 * pod.stage))

@@ -266,6 +266,16 @@ class CostStatus(LenientDocument):
     """Whether the run is over and stands in the month's TrainingLedger."""
 
 
+class TrainedStatus(LenientDocument):
+    """The end of the training itself; it stays, whatever later attempts meet."""
+
+    at: AwareDatetime
+    """When the LoRA was first seen to be trained."""
+
+    claim_uid: Name | None = None
+    """uid of the workspace claim that it lies in; absent for an Ephemeral workspace."""
+
+
 class UploadStatus(LenientDocument):
     """Repeated tries to store what is trained but could not be stored."""
 
@@ -341,6 +351,9 @@ class LoRATrainingStatus(LenientDocument):
 
     artifact: ArtifactStatus | None = None
     """The stored LoRA."""
+
+    trained: TrainedStatus | None = None
+    """That the LoRA is trained, and where it lies until it is stored."""
 
     upload: UploadStatus | None = None
     """Repeated tries to store the LoRA, where it is trained but could not be stored."""

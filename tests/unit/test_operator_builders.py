@@ -247,6 +247,10 @@ JOB_FIELDS: dict[str, tuple[Callable[[], Any], Any]] = {
         lambda: upload_of(a_training())["spec"]["template"]["spec"]["volumes"][0],
         {"name": "workspace", "persistentVolumeClaim": {"claimName": "anna-workspace"}},
     ),
+    "and may go where the volume of a GPU node is": (
+        lambda: upload_of(a_training())["spec"]["template"]["spec"]["tolerations"],
+        [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    ),
     "and tries once": (lambda: upload_of(a_training())["spec"]["backoffLimit"], 0),
     "and goes through no queue": (
         lambda: QUEUE_LABEL in upload_of(a_training().queued_in("gpus"))["metadata"]["labels"],

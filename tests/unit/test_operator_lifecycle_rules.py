@@ -1,13 +1,20 @@
 """What the operator does about Jobs, pods, workspaces and runs, and in which order."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import pytest
 from tests.builders import NOW, a_job, a_pod, a_training
 from tests.results import a_bad_result, a_good_result
 from tests.sights import ASight, seen
+from tests.unit.rows_given_up import (
+    BROKEN,
+    NEVER_STORED,
+    NO_ENTRY,
+    NO_NODE_AGAIN,
+    given_up_with,
+)
 from tests.unit.rows_lifecycle import (
     IN_QUEUE,
     MORE_MEMORY,
@@ -139,12 +146,42 @@ DEEDS: Mapping[str, Deed] = {
     "a result that its pod took along is read from the workspace without a GPU": Deed(
         sight=TAKEN_ALONG.after(TAKEN_ALONG), does=(Action.CREATE_UPLOAD_JOB,)
     ),
-    "so does one whose LoRA was saved when the time was up": Deed(
-        sight=ended(
-            seen()
-            .with_job(a_job().failed("DeadlineExceeded"))
-            .after(seen().with_pods(a_pod().running()).with_progress(Stage.SAMPLE, 100))
-        ),
+    "so does one in which an earlier attempt trained, whatever the last one met": Deed(
+        sight=given_up_with(65, NO_ENTRY).settled(), later=600, does=(Action.DELETE_JOB,)
+    ),
+    "a lost volume holds no copy of anything": Deed(
+        sight=ended(LOST_RESULT.with_claim("Lost")),
+        later=600,
+        does=(Action.DELETE_JOB, Action.DELETE_WORKSPACE),
+    ),
+    "a run without its workspace goes when its time is over": Deed(
+        sight=ended(LOST_RESULT, ttlSeconds=600).without_claim(),
+        later=600,
+        does=(Action.DELETE_JOB, Action.DELETE_RUN),
+    ),
+    "a trained run without a node makes room for its upload": Deed(
+        sight=NO_NODE_AGAIN.settled(), does=(Action.DELETE_JOB,)
+    ),
+    "that begins once the pod is gone": Deed(
+        sight=NO_NODE_AGAIN.settled().without_job(), does=(Action.CREATE_UPLOAD_JOB,)
+    ),
+    "and not before": Deed(
+        sight=NO_NODE_AGAIN.settled().with_job(a_job().being_deleted()), does=()
+    ),
+    "a LoRA without a claim is stored an hour later, too": Deed(
+        sight=NEVER_STORED.settled(), later=3600, does=(Action.CREATE_UPLOAD_JOB,)
+    ),
+    "spec.cancel removes an earlier Job, too": Deed(
+        sight=seen(a_training().cancelled()).with_claim().with_other_job(a_job(), number=1),
+        does=(Action.DELETE_OTHER_JOBS,),
+    ),
+    "what is left of a run whose spec can't be read goes as its retention says": Deed(
+        sight=ended(FAILED).of(BROKEN),
+        later=600,
+        does=(Action.DELETE_JOB, Action.DELETE_WORKSPACE),
+    ),
+    "where that can't be read either, nothing is deleted that can't be had back": Deed(
+        sight=ended(FAILED).of(BROKEN.with_spec("retention.workspace", "Someday")),
         later=600,
         does=(Action.DELETE_JOB,),
     ),
@@ -237,3 +274,36 @@ def test_a_change_of_mind_while_the_job_goes_makes_another_job_once_it_is_gone()
     waiting = going.with_status(status).of(QUEUED)
     assert waiting.decide().actions == ()
     assert waiting._with(other_jobs=()).decide().actions == (Action.CREATE_JOB,)
+
+
+def test_a_change_after_the_end_is_acknowledged_and_changes_nothing_else() -> None:
+    first = ended(COMPLETED)
+    changed = first.of(replace(first.training, meta={"generation": 2}))
+    decision = changed.decide()
+    status = status_of(decision)
+    assert status.observed_generation == 2
+    assert status.model_copy(update={"observed_generation": 1}) == first.observed.run.status
+    assert decision.events == ()
+    assert changed.with_status(status).decide().status is None
+
+
+def test_an_ended_run_leaves_no_attempt_open() -> None:
+    for sight in (
+        TRAINING.unmoved_for(660).of(a_training().with_retries(0)),
+        seen().with_pods(a_pod().aged(3600).placed()).of(a_training()),
+    ):
+        status = status_of(sight.decide())
+        assert status.phase is Phase.FAILED
+        assert [attempt.ended_at for attempt in status.recent_attempts] == [NOW]
+        assert status.failure is not None
+        assert status.recent_attempts[0].reason == status.failure.reason
+
+
+def test_a_claim_that_was_made_again_holds_nothing_of_what_was_trained() -> None:
+    sampled = seen().with_pods(a_pod().running()).with_progress(Stage.SAMPLE, 100)
+    failed = seen().with_job(a_job().failed()).with_pods(a_pod().ended(1, "boom")).after(sampled)
+    claim = failed.observed.claim
+    assert claim is not None
+    again = replace(failed, observed=replace(failed.observed, claim=replace(claim, uid="another")))
+    assert status_of(failed.decide()).phase is Phase.UPLOADING
+    assert status_of(again.decide()).phase is Phase.FAILED

@@ -80,6 +80,8 @@ class ARunsLife(RuleBasedStateMachine):
         if action is Action.CREATE_JOB:
             assert world.observe().run.job_name not in world.made, "no Job is made twice"
             assert not world.live, "no Job is made beside a pod"
+        if action is Action.CREATE_UPLOAD_JOB:
+            assert not world.live, "nothing is uploaded beside a pod"
         if action is Action.RESUME_JOB:
             assert world.training.run().queue is None, "what Kueue holds is Kueue's"
         if action in {Action.DELETE_WORKSPACE, Action.DELETE_RUN} and world.is_trained:

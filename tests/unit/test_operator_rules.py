@@ -5,6 +5,7 @@ from tests.builders import NOW, a_job, a_pod, a_training
 from tests.results import a_bad_result, a_good_result
 from tests.sights import seen
 from tests.unit.rows_between_attempts import BETWEEN_ATTEMPTS
+from tests.unit.rows_given_up import GIVEN_UP
 from tests.unit.rows_lifecycle import LIFECYCLE
 from tests.unit.rows_under_way import SCHEDULER, UNDER_WAY, Row
 
@@ -23,6 +24,7 @@ ROWS: dict[str, Row] = {
     **UNDER_WAY,
     **BETWEEN_ATTEMPTS,
     **LIFECYCLE,
+    **GIVEN_UP,
     "a completed Job with a result is Completed": Row(
         sight=seen().with_job(a_job().complete()).with_pods(a_pod().ended(0, a_good_result())),
         phase=Phase.COMPLETED,

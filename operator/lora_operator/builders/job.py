@@ -66,6 +66,9 @@ def build_upload_job(run: Run, spec: LoRATrainingSpec, *, default_image: str) ->
         update={"resources": spec.resources.model_copy(update={"gpus": 0, "cpu": UPLOAD_CPU})}
     )
     job = _job(run, meta, on_cpu, default_image=default_image)
+    if spec.resources.gpus:
+        # The workspace's volume may be bound to the GPU node that it was made on.
+        job["spec"]["template"]["spec"]["tolerations"] = _gpu_tolerations()
     job["spec"] |= {"backoffLimit": 0, "activeDeadlineSeconds": UPLOAD_SECONDS}
     return job
 
@@ -144,10 +147,12 @@ def _pod_spec(run: Run, spec: LoRATrainingSpec, *, default_image: str) -> dict[s
     if spec.priority_class_name is not None:
         pod["priorityClassName"] = spec.priority_class_name
     if spec.resources.gpus:
-        pod["tolerations"] = [
-            {"key": GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"},
-        ]
+        pod["tolerations"] = _gpu_tolerations()
     return pod
+
+
+def _gpu_tolerations() -> list[dict[str, Any]]:
+    return [{"key": GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"}]
 
 
 def _container(run: Run, spec: LoRATrainingSpec, *, default_image: str) -> dict[str, Any]:

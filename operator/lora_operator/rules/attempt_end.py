@@ -14,6 +14,10 @@ from lora_operator.state.last_codes import KILLED, LAST_CODES
 from lora_operator.state.text import clip, quote, tail, twice
 from lora_operator.state.views import Observed, Pod
 
+# How a kubelet reports a container that it no longer finds after its node's restart; the exit code
+# 137 that comes with it is made up.
+LOST_SIGHT = "ContainerStatusUnknown"
+
 
 def result_of(pod: Pod) -> Result | None:
     """The trainer's last word, or None where it left none that can be read."""
@@ -30,11 +34,7 @@ def explain_end(seen: Observed, pod: Pod) -> FailureStatus:
     """Reason and sentence for an attempt that ended badly."""
     code = pod.container.exit_code
     result = result_of(pod)
-    if pod.disrupted is not None and (result is None or not result.retryable):
-        # Tried again whatever the trainer met on its way out, so nothing final is said here.
-        return _taken_away(pod)
-    is_killed = code == KILLED and pod.container.end_reason != "OOMKilled"
-    if pod.deleting and is_killed and result is None:
+    if _was_taken_away(pod, result):
         return _taken_away(pod)
     if pod.container.end_reason == "OOMKilled":
         return _out_of_memory(seen, code)
@@ -48,6 +48,16 @@ def explain_end(seen: Observed, pod: Pod) -> FailureStatus:
     if code == ExitCode.STALLED:
         return _stalled(seen, pod)
     return _taken_away(pod) if pod.reason else _crash(pod)
+
+
+def _was_taken_away(pod: Pod, result: Result | None) -> bool:
+    if pod.disrupted is not None and (result is None or not result.retryable):
+        # Tried again whatever the trainer met on its way out, so nothing final is said here.
+        return True
+    if pod.container.end_reason == LOST_SIGHT:
+        return True
+    is_killed = pod.container.exit_code == KILLED and pod.container.end_reason != "OOMKilled"
+    return pod.deleting and is_killed and result is None
 
 
 def _stalled(seen: Observed, pod: Pod) -> FailureStatus:
@@ -67,13 +77,18 @@ def _stalled(seen: Observed, pod: Pod) -> FailureStatus:
 def _taken_away(pod: Pod) -> FailureStatus:
     return FailureStatus(
         reason=Reason.INTERRUPTED,
-        message=(
-            f"Pod {pod.name} was taken from its node "
-            f"({quote(pod.disrupted or f'{pod.reason}: {pod.message}'.strip(': ') or 'deleted')})."
-        ),
+        message=(f"Pod {pod.name} was taken from its node ({quote(_who_took(pod))})."),
         retryable=True,
         exit_code=pod.container.exit_code,
     )
+
+
+def _who_took(pod: Pod) -> str:
+    if pod.disrupted is not None:
+        return pod.disrupted
+    if pod.container.end_reason == LOST_SIGHT:
+        return f"{LOST_SIGHT}: {pod.container.end_message}".strip(": ")
+    return f"{pod.reason}: {pod.message}".strip(": ") or "deleted"
 
 
 def _out_of_memory(seen: Observed, exit_code: int | None) -> FailureStatus:

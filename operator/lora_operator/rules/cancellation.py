@@ -13,13 +13,16 @@ def run_is_cancelled(seen: Observed, draft: Draft) -> Verdict:
     spec = seen.run.spec
     if spec is None or spec.cancel is None:
         return Verdict.CONTINUE
-    for job, action in (
-        (seen.job, Action.DELETE_JOB),
-        (seen.upload_job, Action.DELETE_UPLOAD_JOB),
+    for jobs, action in (
+        ((seen.job,), Action.DELETE_JOB),
+        (seen.other_jobs, Action.DELETE_OTHER_JOBS),
+        ((seen.upload_job,), Action.DELETE_UPLOAD_JOB),
     ):
-        if job is None or job.is_finished:
+        going = [job for job in jobs if job is not None and not job.is_finished]
+        if not going:
             continue
-        if not job.deleting:
+        job = going[0]
+        if any(not each.deleting for each in going):
             draft.do(action)
         draft.wait(
             Reason.CANCELLING,

@@ -5,31 +5,28 @@ comes before them all: may this workspace hold the only copy of something?
 """
 
 from lora_api.exit_codes import ExitCode
-from lora_api.progress import Stage
-from lora_api.reasons import Reason
-from lora_api.status import ConditionType, LoRATrainingStatus, Phase
-from lora_api.training import LoRATrainingSpec, WorkspaceRetention
+from lora_api.status import ConditionType, Phase
+from lora_api.training import WorkspaceRetention
+from lora_operator.rules.giving_up import TRAINED_STAGES
 from lora_operator.state.decision import Action
 from lora_operator.state.draft import Draft
 from lora_operator.state.views import Job, Observed
 
-_AFTER_SAVING = frozenset({Stage.SAMPLE, Stage.PUBLISH, Stage.DONE})
-
 
 def clean_up(seen: Observed, draft: Draft) -> None:
     """Ask for what is due, and for another look when the next is."""
-    spec, ended_at = seen.run.spec, seen.run.status.completed_at
-    if spec is None or ended_at is None:
+    retention, ended_at = seen.run.retention, seen.run.status.completed_at
+    if ended_at is None:
         return
     age = (draft.now - ended_at).total_seconds()
-    _remove_jobs(seen, draft, left=spec.retention.job_seconds - age)
-    keeps = keeps_workspace(seen.run.status, spec)
-    jobs_are_due = age >= spec.retention.job_seconds
+    _remove_jobs(seen, draft, left=retention.job_seconds - age)
+    keeps = keeps_workspace(seen)
+    jobs_are_due = age >= retention.job_seconds
     if seen.claim is not None and not seen.claim.deleting and not keeps and jobs_are_due:
         draft.do(Action.DELETE_WORKSPACE)
-    ttl = spec.retention.ttl_seconds
+    ttl = retention.ttl_seconds
     # With the run goes its workspace.
-    if ttl is None or may_hold_only_copy(seen.run.status):
+    if ttl is None or may_hold_only_copy(seen):
         return
     if age >= ttl:
         draft.do(Action.DELETE_RUN)
@@ -56,13 +53,15 @@ def _goes_on(job: Job) -> bool:
     return not job.is_finished and not job.failing_reason
 
 
-def keeps_workspace(status: LoRATrainingStatus, spec: LoRATrainingSpec) -> bool:
+def keeps_workspace(seen: Observed) -> bool:
     """Whether the workspace of a run that has ended stays."""
-    if may_hold_only_copy(status):
+    status, spec = seen.run.status, seen.run.spec
+    if may_hold_only_copy(seen):
         return True
-    if status.phase is Phase.CANCELLED and spec.cancel is not None and spec.cancel.keep_partial:
+    cancel = spec.cancel if spec is not None else None
+    if status.phase is Phase.CANCELLED and cancel is not None and cancel.keep_partial:
         return True
-    match spec.retention.workspace:
+    match seen.run.retention.workspace:
         case WorkspaceRetention.RETAIN:
             return True
         case WorkspaceRetention.RETAIN_ON_FAILURE:
@@ -71,15 +70,20 @@ def keeps_workspace(status: LoRATrainingStatus, spec: LoRATrainingSpec) -> bool:
             return False
 
 
-def may_hold_only_copy(status: LoRATrainingStatus) -> bool:
+def may_hold_only_copy(seen: Observed) -> bool:
     """Whether a trained LoRA may lie in the workspace and nowhere else."""
+    status, claim = seen.run.status, seen.claim
+    if claim is None or claim.phase == "Lost":
+        # Nothing is left to hold on to.
+        return False
     stored = next((c for c in status.conditions if c.type == ConditionType.ARTIFACT_STORED), None)
     if stored is None or stored.status == "True" or status.phase is Phase.CANCELLED:
         return False
-    progress = status.progress
+    progress, failure = status.progress, status.failure
     return (
         stored.status == "Unknown"
-        or (progress is not None and progress.stage in _AFTER_SAVING)
-        or stored.reason in {Reason.UPLOAD_FAILED, Reason.WORKSPACE_LOST}
-        or (status.failure is not None and status.failure.exit_code == ExitCode.NOT_STORED)
+        or status.trained is not None
+        # Ends that were written before `trained` was known.
+        or (progress is not None and progress.stage in TRAINED_STAGES)
+        or (failure is not None and failure.exit_code == ExitCode.NOT_STORED)
     )

@@ -10,6 +10,7 @@ from lora_operator.rules.cancellation import run_is_cancelled
 from lora_operator.rules.completion import job_completed, result_is_recorded
 from lora_operator.rules.deletion import being_deleted_is_left_alone
 from lora_operator.rules.failure import job_failed
+from lora_operator.rules.giving_up import training_is_noted
 from lora_operator.rules.interruption import pod_is_taken_away
 from lora_operator.rules.job_exists import job_exists
 from lora_operator.rules.placement import pod_is_created, pod_is_placed
@@ -36,6 +37,7 @@ RULES: tuple[Rule, ...] = (
     attempt_is_recorded,
     workspace_is_told,
     result_is_recorded,
+    training_is_noted,
     job_completed,
     run_is_cancelled,
     job_failed,

@@ -6,7 +6,7 @@ from lora_api.reasons import Reason
 from lora_api.status import ConditionType, FailureStatus, LoRATrainingStatus
 from lora_operator.rules.attempt_end import explain_end
 from lora_operator.rules.base import Verdict
-from lora_operator.rules.upload import is_trained_but_not_stored, repeat_upload
+from lora_operator.rules.giving_up import give_up
 from lora_operator.state.draft import Draft
 from lora_operator.state.last_codes import KILLED
 from lora_operator.state.text import clip, quote
@@ -33,10 +33,8 @@ def job_failed(seen: Observed, draft: Draft) -> Verdict:
         )
     elif memory is not None:
         _raise_memory(draft, memory)
-    elif is_trained_but_not_stored(seen, job, failure):
-        repeat_upload(draft, failure, at=job.failed_at)
     else:
-        draft.fail(failure, at=job.failed_at)
+        give_up(seen, draft, failure, at=job.failed_at)
     return Verdict.SETTLED
 
 
@@ -47,7 +45,8 @@ def _was_taken_away(seen: Observed, draft: Draft, job: Job) -> bool:
         return False
     reasons = [a.reason for a in draft.recent_attempts if a.pod_name == judged[1]]
     if reasons:
-        return reasons[-1] == Reason.INTERRUPTED
+        # A stalled pod that a disruption budget kept from being evicted was deleted by us.
+        return reasons[-1] in {Reason.INTERRUPTED, Reason.STALLED}
     # Never seen, and gone: a pod that failed by itself stays with its Job.
     return all(pod.name != judged[1] for pod in seen.pods)
 

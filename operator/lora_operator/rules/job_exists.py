@@ -2,7 +2,9 @@
 
 from lora_api.reasons import Reason
 from lora_api.status import FailureStatus
+from lora_operator.rules.admission import explain_spec_fault
 from lora_operator.rules.base import Verdict
+from lora_operator.rules.giving_up import give_up
 from lora_operator.rules.refusals import wait_for_permission
 from lora_operator.state.decision import Action
 from lora_operator.state.draft import Draft
@@ -18,7 +20,9 @@ def job_exists(seen: Observed, draft: Draft) -> Verdict:
     recorded = seen.run.status.job_name
     if recorded != seen.run.job_name:
         return _create(seen, draft)
-    draft.fail(
+    give_up(
+        seen,
+        draft,
         FailureStatus(
             reason=Reason.JOB_VANISHED,
             message=(
@@ -26,7 +30,7 @@ def job_exists(seen: Observed, draft: Draft) -> Verdict:
                 "Create the run again to train; leave its Job to the operator."
             ),
             retryable=True,
-        )
+        ),
     )
     return Verdict.SETTLED
 
@@ -36,6 +40,9 @@ def _create(seen: Observed, draft: Draft) -> Verdict:
     if going:
         # Two trainers must never write into one workspace.
         draft.wait(Reason.RETRYING, f"Job {going[0]} and its pod are still being removed.")
+        return Verdict.SETTLED
+    if seen.run.spec is None:
+        give_up(seen, draft, explain_spec_fault(seen.run))
         return Verdict.SETTLED
     draft.do(Action.CREATE_JOB)
     draft.wait(Reason.NOT_STARTED, "The training Job is being created.")

@@ -7,14 +7,17 @@ name of the limit that was reached.
 from datetime import datetime
 
 from lora_api.status import ConditionType, FailureStatus
+from lora_operator.rules.giving_up import give_up
 from lora_operator.state.draft import Draft
 from lora_operator.state.text import clip
+from lora_operator.state.views import Observed
 
 
-def bear(draft: Draft, *, since: datetime | None, seconds: int, field: str) -> None:
+def bear(seen: Observed, draft: Draft, *, since: datetime | None, seconds: int, field: str) -> None:
     """Fail the run where the wait that was just stated has lasted too long, else look again then.
 
     Args:
+        seen: What there is of the run.
         draft: Its condition Running says what is waited for.
         since: When the wait began; None for just now.
         seconds: How long it may last.
@@ -25,10 +28,12 @@ def bear(draft: Draft, *, since: datetime | None, seconds: int, field: str) -> N
         draft.revisit_in(left)
         return
     waiting = draft.condition(ConditionType.RUNNING)
-    draft.fail(
+    give_up(
+        seen,
+        draft,
         FailureStatus(
             reason=waiting.reason,
             message=clip(f"Given up after {seconds} s (spec.limits.{field}). {waiting.message}"),
             retryable=True,
-        )
+        ),
     )

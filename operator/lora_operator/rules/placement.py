@@ -23,6 +23,7 @@ def pod_is_created(seen: Observed, draft: Draft) -> Verdict:
         )
         if seen.run.spec is not None:
             bear(
+                seen,
                 draft,
                 since=draft.pending_since,
                 seconds=seen.run.spec.limits.creation_timeout_seconds,
@@ -59,6 +60,7 @@ def bear_placing(seen: Observed, draft: Draft, pod: Pod) -> None:
     """A pod waits for its node only so long, whatever the reason."""
     if seen.run.spec is not None:
         bear(
+            seen,
             draft,
             since=pod.created_at,
             seconds=seen.run.spec.limits.schedule_timeout_seconds,

@@ -7,6 +7,7 @@ at; here it only becomes words of one run's status.
 from lora_api.reasons import Reason
 from lora_api.status import ConditionType, FailureStatus
 from lora_operator.rules.base import Verdict
+from lora_operator.rules.giving_up import give_up
 from lora_operator.state.decision import Action
 from lora_operator.state.draft import Draft
 from lora_operator.state.pace import LOOK_AGAIN_SECONDS
@@ -24,7 +25,8 @@ def policy_admits(seen: Observed, draft: Draft) -> Verdict:
         return Verdict.CONTINUE
     if word.permission is Permission.DENIED:
         draft.set(ConditionType.ADMITTED, "False", word.reason, word.message)
-        draft.fail(FailureStatus(reason=word.reason, message=word.message, retryable=False))
+        failure = FailureStatus(reason=word.reason, message=word.message, retryable=False)
+        give_up(seen, draft, failure)
         return Verdict.SETTLED
     if seen.run.spec is not None and seen.run.spec.suspend:
         # Who holds himself back does not stand in the queue.

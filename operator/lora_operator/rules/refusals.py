@@ -45,6 +45,7 @@ def wait_for_permission(seen: Observed, refused: Refused, draft: Draft) -> Verdi
     draft.revisit_in(PREDECESSOR_SECONDS if is_passing else RETRY_SECONDS)
     if seen.run.spec is not None:
         bear(
+            seen,
             draft,
             since=draft.pending_since,
             seconds=seen.run.spec.limits.creation_timeout_seconds,

@@ -7,6 +7,7 @@ its threads in the log; here is caught what is too stuck even for that.
 from lora_api.reasons import Reason
 from lora_api.status import FailureStatus
 from lora_operator.rules.base import Verdict
+from lora_operator.rules.giving_up import give_up
 from lora_operator.state.decision import Action
 from lora_operator.state.draft import Draft
 from lora_operator.state.views import Observed, Pod
@@ -30,9 +31,14 @@ def trainer_makes_progress(seen: Observed, draft: Draft) -> Verdict:
     if left > 0:
         draft.revisit_in(left)
         return Verdict.CONTINUE
-    _note(draft, pod, limit)
-    if draft.stalls is not None and draft.stalls > spec.limits.retries and draft.failure:
-        draft.fail(draft.failure)
+    stalls = (draft.stalls or 0) + 1
+    is_last = stalls > spec.limits.retries
+    draft.stalls = stalls
+    failure = _failure(pod, limit, is_last=is_last)
+    if is_last:
+        give_up(seen, draft, failure)
+    else:
+        _note(draft, pod, failure)
     return Verdict.SETTLED
 
 
@@ -43,18 +49,29 @@ def _is_noted(draft: Draft, pod: Pod) -> bool:
     )
 
 
-def _note(draft: Draft, pod: Pod, limit: int) -> None:
-    draft.stalls = (draft.stalls or 0) + 1
+def _failure(pod: Pod, limit: int, *, is_last: bool) -> FailureStatus:
+    then = (
+        "No attempt is left (spec.limits.retries)."
+        if is_last
+        else "It is ended; the next attempt goes on from the last checkpoint."
+    )
+    return FailureStatus(
+        reason=Reason.STALLED,
+        message=(
+            f"Pod {pod.name} made no progress for {limit} s (spec.limits.stallTimeoutSeconds). "
+            f"{then}"
+        ),
+        retryable=True,
+    )
+
+
+def _note(draft: Draft, pod: Pod, failure: FailureStatus) -> None:
     draft.recent_attempts = tuple(
         attempt.model_copy(update={"reason": Reason.STALLED})
         if attempt.pod_name == pod.name
         else attempt
         for attempt in draft.recent_attempts
     )
-    message = (
-        f"Pod {pod.name} made no progress for {limit} s (spec.limits.stallTimeoutSeconds). It is "
-        "ended; the next attempt goes on from the last checkpoint."
-    )
-    draft.failure = FailureStatus(reason=Reason.STALLED, message=message, retryable=True)
-    draft.wait(Reason.INTERRUPTED, message)
+    draft.failure = failure
+    draft.wait(Reason.INTERRUPTED, failure.message)
     draft.revisit_in(0)

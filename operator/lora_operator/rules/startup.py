@@ -60,6 +60,7 @@ def container_starts(seen: Observed, draft: Draft) -> Verdict:
         draft.revisit_in(FIRST_LOOK_SECONDS if waited < FIRST_LOOK_SECONDS else LOOK_AGAIN_SECONDS)
     if seen.run.spec is not None:
         bear(
+            seen,
             draft,
             since=pod.scheduled_at or pod.created_at,
             seconds=seen.run.spec.limits.start_timeout_seconds,

@@ -15,6 +15,6 @@ def ended_stays_ended(seen: Observed, draft: Draft) -> Verdict:
     if not is_terminal(seen.run.status):
         return Verdict.CONTINUE
     if draft.phase == seen.run.status.phase:
-        draft.leave_untouched()
+        draft.acknowledge()
     clean_up(seen, draft)
     return Verdict.SETTLED

@@ -4,46 +4,17 @@ A module of its own because here a run whose Job failed has not: the only copy o
 lies in its workspace, and all that is missing is a storage that answers.
 """
 
-from datetime import datetime, timedelta
-
-from lora_api.exit_codes import ExitCode
-from lora_api.progress import Stage
 from lora_api.reasons import Reason
-from lora_api.status import ConditionType, FailureStatus, Phase, UploadStatus
+from lora_api.status import FailureStatus, UploadStatus
+from lora_api.training import WorkspaceType
 from lora_operator.rules.attempt_end import explain_end
 from lora_operator.rules.base import Verdict
 from lora_operator.rules.completion import complete
+from lora_operator.rules.giving_up import EVERY, tell_of_upload
 from lora_operator.rules.refusals import RETRY_SECONDS
 from lora_operator.state.decision import Action
 from lora_operator.state.draft import Draft
 from lora_operator.state.views import Job, Observed
-
-EVERY = timedelta(hours=1)
-
-
-def is_trained_but_not_stored(seen: Observed, job: Job, failure: FailureStatus) -> bool:
-    """Whether the failed Job leaves a finished LoRA in a workspace that still exists."""
-    if seen.claim is None or seen.claim.deleting or seen.claim.phase == "Lost":
-        return False
-    known = seen.run.status.failure
-    codes = {failure.exit_code, known.exit_code if known is not None else None}
-    if ExitCode.NOT_STORED in codes:
-        return True
-    # The deadline interrupted a trainer that was storing already.
-    progress, phase = seen.run.status.progress, seen.run.status.phase
-    is_storing = phase is Phase.UPLOADING and progress is not None
-    return (
-        job.failed_reason == "DeadlineExceeded"
-        and is_storing
-        and (progress is not None and progress.stage == Stage.PUBLISH)
-    )
-
-
-def repeat_upload(draft: Draft, failure: FailureStatus, *, at: datetime) -> None:
-    """Begin to repeat the upload."""
-    draft.failure = failure
-    draft.upload = UploadStatus(tries=0, next_try_at=at + EVERY)
-    _tell(draft, failure)
 
 
 def upload_is_repeated(seen: Observed, draft: Draft) -> Verdict:
@@ -55,11 +26,30 @@ def upload_is_repeated(seen: Observed, draft: Draft) -> Verdict:
         complete(draft, draft.artifact, at=job.completed_at)
     elif job is not None and job.is_finished:
         _end_try(seen, draft, job, draft.upload)
-    elif job is None and seen.claim is None:
+    elif job is None and _is_lost(seen):
         _give_up(draft)
-    elif job is None:
+    elif job is None and not _makes_room(seen, draft):
         _wait_or_begin(seen, draft, draft.upload)
     return Verdict.SETTLED
+
+
+def _is_lost(seen: Observed) -> bool:
+    spec, claim = seen.run.spec, seen.claim
+    if spec is not None and spec.workspace.type is WorkspaceType.EPHEMERAL:
+        return False
+    return claim is None or claim.phase == "Lost"
+
+
+def _makes_room(seen: Observed, draft: Draft) -> bool:
+    """Whether a Job that was given up is still going: two pods must never share a workspace."""
+    if seen.job is not None and not seen.job.is_finished:
+        if not seen.job.deleting:
+            draft.do(Action.DELETE_JOB)
+        return True
+    going = [job for job in seen.other_jobs if not job.is_finished]
+    if any(not job.deleting for job in going):
+        draft.do(Action.DELETE_OTHER_JOBS)
+    return bool(going)
 
 
 def _wait_or_begin(seen: Observed, draft: Draft, upload: UploadStatus) -> None:
@@ -69,7 +59,8 @@ def _wait_or_begin(seen: Observed, draft: Draft, upload: UploadStatus) -> None:
         draft.revisit_in((due - draft.now).total_seconds())
     elif seen.job_refused is not None:
         draft.revisit_in(RETRY_SECONDS)
-    else:
+    elif seen.run.spec is not None:
+        # Without a spec that this version can read it waits for one that can.
         draft.do(Action.CREATE_UPLOAD_JOB)
 
 
@@ -86,19 +77,8 @@ def _end_try(seen: Observed, draft: Draft, job: Job, upload: UploadStatus) -> No
         failure = FailureStatus(reason=Reason.UPLOAD_FAILED, message="", retryable=True)
     draft.upload = UploadStatus(tries=upload.tries + 1, next_try_at=ended_at + EVERY)
     draft.failure = failure
-    _tell(draft, failure)
+    tell_of_upload(seen, draft, failure)
     draft.revisit_in(0)
-
-
-def _tell(draft: Draft, failure: FailureStatus) -> None:
-    upload = draft.upload
-    at = f" at {upload.next_try_at:%H:%M} UTC" if upload and upload.next_try_at else ""
-    message = (
-        f"The LoRA is trained and lies in the workspace, but could not be stored: {failure.message}"
-        f" It is tried again every hour without a GPU, next{at}; set spec.cancel to give it up."
-    )
-    draft.wait(Reason.UPLOAD_FAILED, message)
-    draft.set(ConditionType.ARTIFACT_STORED, "False", Reason.UPLOAD_FAILED, message)
 
 
 def _give_up(draft: Draft) -> None:

@@ -19,6 +19,7 @@ from lora_api.status import (
     Phase,
     ProgressStatus,
     TimelineStatus,
+    TrainedStatus,
     UploadStatus,
     ValidationStatus,
 )
@@ -53,6 +54,7 @@ class Draft:
         self.node_name = stored.node_name
         self.cost = stored.cost
         self.artifact: ArtifactStatus | None = stored.artifact
+        self.trained: TrainedStatus | None = stored.trained
         self.upload: UploadStatus | None = stored.upload
         self.validation: ValidationStatus | None = stored.validation
         self.failure: FailureStatus | None = stored.failure
@@ -73,6 +75,7 @@ class Draft:
         self._actions: list[Action] = []
         self._revisit_at: datetime | None = None
         self._untouched = False
+        self._acknowledged = False
 
     @property
     def phase(self) -> Phase:
@@ -86,8 +89,15 @@ class Draft:
         return self.stored.phase_started_at if is_pending else None
 
     def leave_untouched(self) -> None:
-        """No word about this run may change any more."""
+        """No word about this run may change."""
         self._untouched = True
+
+    def acknowledge(self) -> None:
+        """No word about this run may change any more, but its spec's latest change was seen.
+
+        Tools that compare generations would call a run that has ended unfinished for ever.
+        """
+        self._acknowledged = True
 
     def set(self, kind: ConditionType, truth: Truth, reason: str, message: str = "") -> None:
         """State one condition; its transition time moves only when `truth` does."""
@@ -154,6 +164,7 @@ class Draft:
         # The next look, at what is written then, says when which clean-up is due.
         self.revisit_in(0)
         self.completed_at = (at or self.now).replace(microsecond=0)
+        self._close_attempts(reason)
         self.set(ConditionType.RUNNING, "False", reason, message)
         for kind in (ConditionType.ARTIFACT_STORED, ConditionType.VALIDATED):
             if self.condition(kind).status != "True" and truth == "False":
@@ -161,17 +172,34 @@ class Draft:
         self.set(ConditionType.SUCCEEDED, truth, reason, message)
         self.set(ConditionType.SUSPENDED, "False", Reason.NOT_SUSPENDED)
 
+    def _close_attempts(self, reason: str) -> None:
+        """A pod that is still there goes with its Job, and nobody records that any more."""
+        self.recent_attempts = tuple(
+            attempt
+            if attempt.ended_at is not None
+            else attempt.model_copy(
+                update={"ended_at": self.now, "reason": attempt.reason or reason}
+            )
+            for attempt in self.recent_attempts
+        )
+
     def decision(self) -> Decision:
         """Close the draft."""
-        status = self._final_cost() if self._untouched else self._status()
-        if status is None or status == self.stored:
+        status = self._next()
+        if status == self.stored:
             return Decision(status=None, actions=tuple(self._actions), revisit_at=self._revisit_at)
         return Decision(
-            status=self._with_gpu_seconds(status),
+            # What grows by the second no longer does after the end.
+            status=status if self._acknowledged else self._with_gpu_seconds(status),
             actions=tuple(self._actions),
             events=(*events_between(self.stored, status), *self._cost_alert()),
             revisit_at=self._revisit_at,
         )
+
+    def _next(self) -> LoRATrainingStatus:
+        if self._untouched:
+            return self.stored
+        return self._after_the_end() if self._acknowledged else self._status()
 
     def _status(self) -> LoRATrainingStatus:
         phase = self.phase
@@ -198,6 +226,7 @@ class Draft:
                 "node_name": self.node_name,
                 "cost": self.cost,
                 "artifact": self.artifact,
+                "trained": self.trained,
                 "upload": self.upload,
                 "validation": self.validation,
                 "failure": self.failure,
@@ -243,12 +272,13 @@ class Draft:
             return ()
         return (Event(kind="Warning", reason=Reason.TRAINING_EXPENSIVE, message=word.alert),)
 
-    def _final_cost(self) -> LoRATrainingStatus | None:
-        """The one word that comes after a run's end: what it cost, once that is in the ledger."""
+    def _after_the_end(self) -> LoRATrainingStatus:
+        """What may still follow: the last generation, and the cost once that is in the ledger."""
+        update: dict[str, object] = {"observed_generation": self._generation}
         word = self._seen.policy
-        if word is None or word.cost is None or not word.cost.final:
-            return None
-        return self.stored.model_copy(update={"cost": word.cost})
+        if word is not None and word.cost is not None and word.cost.final:
+            update["cost"] = word.cost
+        return self.stored.model_copy(update=update)
 
     def _with_gpu_seconds(self, status: LoRATrainingStatus) -> LoRATrainingStatus:
         """What grows by the second: no reason to write, but written along."""

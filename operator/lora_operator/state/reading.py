@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pydantic import ValidationError
 
 from lora_api.status import LoRATrainingStatus
-from lora_api.training import LoRATrainingSpec
+from lora_api.training import LoRATrainingSpec, RetentionSettings
 from lora_api.wording import explain
 from lora_operator.builders.document import job_document
 from lora_operator.labels import QUEUE_LABEL, QUEUE_LABELS, TRAINER_CONTAINER
@@ -37,6 +37,7 @@ def read_run(body: Object) -> Run:
         job_number=status.job_number or 1,
         spec=spec,
         spec_fault=spec_fault,
+        unread_retention=_read_retention(body.get("spec", {})) if spec is None else None,
         status=status,
         status_fault=status_fault,
     )
@@ -51,6 +52,13 @@ def _read_spec(name: str, uid: str, spec: Object) -> tuple[LoRATrainingSpec | No
     except ValidationError as error:
         return None, explain(error)
     return read, ""
+
+
+def _read_retention(spec: Object) -> RetentionSettings | None:
+    try:
+        return RetentionSettings.model_validate(spec.get("retention", {}), extra="ignore")
+    except ValidationError:
+        return None
 
 
 def read_claim(body: Object) -> Claim:

@@ -12,7 +12,7 @@ from lora_api.policy import TrainingPolicySpec
 from lora_api.progress import Progress
 from lora_api.reasons import Reason
 from lora_api.status import CostStatus, LoRATrainingStatus
-from lora_api.training import LoRATrainingSpec
+from lora_api.training import LoRATrainingSpec, RetentionSettings, WorkspaceRetention
 from lora_operator.labels import QUEUE_LABEL, job_name
 from lora_operator.state.keys import Key
 
@@ -35,6 +35,8 @@ class Run:
     spec: LoRATrainingSpec | None
     """None where it can't be read; then `spec_fault` says why."""
     spec_fault: str = ""
+    unread_retention: RetentionSettings | None = None
+    """What is kept, where the rest of the spec can't be read."""
     status: LoRATrainingStatus = field(default_factory=LoRATrainingStatus)
     status_fault: str = ""
     """Set where the status was written by a version whose words we do not know."""
@@ -43,6 +45,14 @@ class Run:
     def queue(self) -> str | None:
         """Kueue's LocalQueue that its Jobs go through, if any."""
         return self.queue_labels.get(QUEUE_LABEL)
+
+    @property
+    def retention(self) -> RetentionSettings:
+        """What is kept of the run once it has ended."""
+        if self.spec is not None:
+            return self.spec.retention
+        # Nobody can tell what its user wants, and a deleted workspace can't be had back.
+        return self.unread_retention or RetentionSettings(workspace=WorkspaceRetention.RETAIN)
 
     @property
     def job_name(self) -> str:
