@@ -27,7 +27,9 @@ from lora_operator.state.keys import Key
 from lora_operator.state.reading import read_claim, read_job
 from lora_operator.state.views import Job, Observed, Pod, Refusal, Refused, Run
 
-TOO_MANY_REQUESTS = 429
+# What the API server says where budgets, and not a lack of time, are in the way of an eviction.
+BUDGET_CAUSE = "DisruptionBudget"
+SEVERAL_BUDGETS = "more than one PodDisruptionBudget"
 
 
 class Actor:
@@ -145,7 +147,7 @@ class Actor:
         except (NotFoundError, ConflictError):
             return True
         except UnavailableError as error:
-            if error.status != TOO_MANY_REQUESTS:
+            if BUDGET_CAUSE not in error.causes and SEVERAL_BUDGETS not in error.message:
                 raise
             return False
         return True

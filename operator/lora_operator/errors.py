@@ -87,6 +87,16 @@ class UnavailableError(ApiError):
         *,
         status: int = 0,
         retry_after_seconds: float | None = None,
+        causes: frozenset[str] = frozenset(),
     ) -> None:
+        """Say what happened, and what the API server said of it.
+
+        Args:
+            message: For a person.
+            status: HTTP status code; 0 where there was no answer.
+            retry_after_seconds: How long the API server wants to be left alone.
+            causes: Its machine-readable causes, `DisruptionBudget` for instance.
+        """
         super().__init__(message, status=status)
+        self.causes = causes
         self.retry_after_seconds = retry_after_seconds

@@ -25,6 +25,8 @@ Object = dict[str, Any]
 
 TIMEOUT_SECONDS = 15.0
 PAGE_SIZE = 500
+# Whoever answers may ask for any patience; a run that is not looked at can't be cancelled either.
+MAX_RETRY_AFTER_SECONDS = 60.0
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 MERGE_PATCH = "application/merge-patch+json"
 
@@ -109,7 +111,8 @@ class KubeClient:
         Raises:
             NotFoundError: It is gone.
             ConflictError: Another pod has its name by now.
-            UnavailableError: A disruption budget protects it (status 429).
+            UnavailableError: A disruption budget protects it (cause `DisruptionBudget`), more than
+                one does (status 500), or the API server has no time for us.
         """
         limit = self._guard()
         body = {
@@ -211,8 +214,10 @@ def _error(verb: str, path: str, response: aiohttp.ClientResponse, content: byte
     try:
         status = json.loads(content)
         message, reason = str(status.get("message", "")), str(status.get("reason", ""))
+        causes = (status.get("details") or {}).get("causes") or ()
+        kinds = frozenset(str(cause.get("reason", "")) for cause in causes)
     except (ValueError, AttributeError):
-        message, reason = content[:500].decode(errors="replace"), ""
+        message, reason, kinds = content[:500].decode(errors="replace"), "", frozenset()
     code = response.status
     text = message or f"{verb} {path}: HTTP {code}"
     if code == 404:
@@ -221,10 +226,16 @@ def _error(verb: str, path: str, response: aiohttp.ClientResponse, content: byte
         kind = AlreadyExistsError if reason == "AlreadyExists" else ConflictError
         return kind(text, status=code)
     if code == 429 or code >= 500:
-        after = response.headers.get("Retry-After", "")
         return UnavailableError(
             f"{verb} {path}: HTTP {code}: {message}",
             status=code,
-            retry_after_seconds=float(after) if after.isdigit() else None,
+            retry_after_seconds=_retry_after(response.headers.get("Retry-After", "")),
+            causes=kinds,
         )
     return RefusedError(text, status=code)
+
+
+def _retry_after(header: str) -> float | None:
+    # Some write a date; without a number our own back-off has to do.
+    digits = header.isascii() and header.isdigit()
+    return min(float(header), MAX_RETRY_AFTER_SECONDS) if digits else None
