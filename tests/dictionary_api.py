@@ -57,14 +57,20 @@ class DictionaryApi(KubeClient):
             path = f"{path}/{body['metadata']['name']}"
             if path in self.objects:
                 raise AlreadyExistsError("there", status=409)
-            born = {"uid": f"uid-of-{path}", "creationTimestamp": NOW.isoformat()}
+            born = {
+                "uid": f"uid-of-{path}",
+                "creationTimestamp": NOW.isoformat(),
+                "resourceVersion": "1",
+            }
             self.objects[path] = {**body, "metadata": {**body["metadata"], **born}}
             self.created.append(f"{body['kind']} {body['metadata']['name']}")
         if verb == "PATCH":
             assert body is not None
             path = path.removesuffix("/status")
             version = int(self.objects[path]["metadata"]["resourceVersion"])
-            self.objects[path] = merged(self.objects[path], {"status": body["status"]})
+            self.objects[path] = merged(
+                self.objects[path], {k: v for k, v in body.items() if k != "metadata"}
+            )
             self.objects[path]["metadata"]["resourceVersion"] = str(version + 1)
         return copy.deepcopy(self.objects[path])
 

@@ -37,6 +37,7 @@ from lora_operator.policy.money import highest_price, price_on
 from lora_operator.policy.queue import Waiting, standings
 from lora_operator.policy_look import applicant_of, look_at, word_of
 from lora_operator.policy_report import PolicyReporter
+from lora_operator.shared_read import SharedRead
 from lora_operator.state.decision import is_terminal
 from lora_operator.state.keys import Key, Object, key_of
 from lora_operator.state.reading import read_run
@@ -89,6 +90,7 @@ class Gatekeeper:
         self._kept: dict[str, Kept] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._reporter = PolicyReporter(client)
+        self._read_policy = SharedRead(self._fetch_policy)
         self._node_labels: dict[str, dict[str, str]] = {}
         self.words: dict[str, PolicyWord] = {}
         """What the policy says of a run, by uid; nothing where there is no policy."""
@@ -109,9 +111,9 @@ class Gatekeeper:
         Raises:
             OperatorError: The ledger can't be read or written; nothing was decided.
         """
+        if self._is_new(key):
+            await self._read_policy(key.namespace)
         async with self._locks[key.namespace]:
-            if self._is_new(key):
-                await self._read_policy(key.namespace)
             policy = self._policy(key.namespace)
             if policy is None:
                 self._no_policy(key)
@@ -227,7 +229,7 @@ class Gatekeeper:
         body = self._cache.get(TRAININGS, key)
         return body is not None and not body.get("status", {}).get("phase")
 
-    async def _read_policy(self, namespace: str) -> None:
+    async def _fetch_policy(self, namespace: str) -> None:
         with contextlib.suppress(NotFoundError):
             self._cache.put(POLICIES, await self._client.get(POLICIES, namespace, ACTING_POLICY))
 
@@ -236,6 +238,10 @@ class Gatekeeper:
         kept = self._kept.pop(key.namespace, None)
         for uid, _ in kept.seen.values() if kept is not None else ():
             self.words.pop(uid, None)
+        # What was known of the namespace is forgotten where its ledger failed, its words are not.
+        body = self._cache.get(TRAININGS, key)
+        if body is not None:
+            self.words.pop(body["metadata"]["uid"], None)
 
     async def _price(self, policy: TrainingPolicySpec, node: str | None) -> Decimal:
         """Price of a GPU-hour on a node; the highest where nobody may tell its labels."""
