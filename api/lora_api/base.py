@@ -4,6 +4,7 @@ One place for them, because the bounds are a safety rule (whatever a user or a p
 limit) and a field that invented its own type would escape it.
 """
 
+from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, StringConstraints
@@ -117,6 +118,16 @@ MemoryQuantity = _quantity(
     r"^([1-9][0-9]{8,14}|[1-9][0-9]{2,6}Mi?|([1-9][0-9]{0,3}|[0-9]{1,3}\.[0-9]?[1-9])Gi?"
     r"|([1-9][0-9]?|[0-9]\.[0-9]?[1-9])Ti?)$"
 )
+
+
+def memory_bytes(quantity: str) -> Decimal:
+    """Bytes that a `MemoryQuantity` amounts to: 8Gi, 1.5G, 500M."""
+    figure = quantity.rstrip("MGTi")
+    unit = Decimal(1024 if quantity.endswith("i") else 1000)
+    powers = {"": 0, "M": 2, "G": 3, "T": 4}
+    return Decimal(figure) * unit ** powers[quantity[len(figure) :].rstrip("i")]
+
+
 Prompt = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 ModuleName = Annotated[
     str,

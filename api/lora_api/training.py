@@ -5,9 +5,9 @@ A module of its own because the CRD is generated from exactly two trees, this on
 """
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lora_api.base import (
     CpuQuantity,
@@ -18,6 +18,7 @@ from lora_api.base import (
     MemoryQuantity,
     UserName,
     document_config,
+    memory_bytes,
 )
 from lora_api.cel import CelRule
 from lora_api.settings import (
@@ -46,6 +47,12 @@ HELD_OUT_BELOW_MINIMUM = CelRule(
     "self.validation.heldOutImages < self.dataset.minImages",
     "validation.heldOutImages must be below dataset.minImages, or no picture is left to train on",
     field="validation.heldOutImages",
+)
+MORE_MEMORY_ON_RETRY = CelRule(
+    "!has(self.memoryOnRetry) || "
+    "quantity(string(self.memoryOnRetry)).isGreaterThan(quantity(string(self.memory)))",
+    "memoryOnRetry must be above memory, or another attempt would run into the same limit",
+    field="memoryOnRetry",
 )
 NAME_FITS_CHILDREN = CelRule(
     f"self.metadata.name.size() <= {MAX_NAME_LENGTH}",
@@ -78,6 +85,8 @@ FILES_IN_OBJECT_STORAGE = CelRule(
 class ResourceSettings(Document):
     """What the training pod asks of the cluster."""
 
+    model_config = document_config(MORE_MEMORY_ON_RETRY)
+
     gpus: Annotated[int, Field(ge=0, le=16)] = 1
     """GPUs (nvidia.com/gpu). Zero trains on the CPU, which only toy models bear."""
 
@@ -88,8 +97,15 @@ class ResourceSettings(Document):
     """Memory request and limit of the pod; going over it ends the container."""
 
     memory_on_retry: MemoryQuantity | None = None
-    """Memory of one further attempt after a container went over `memory`. Default: none is made,
-    because it would hold the GPU to run into the same limit."""
+    """Memory of one further attempt after a container went over `memory`, above which it has to
+    be. Default: none is made, because it would hold the GPU to run into the same limit."""
+
+    @model_validator(mode="after")
+    def _more_on_retry(self) -> Self:
+        more = self.memory_on_retry
+        if more is not None and memory_bytes(more) <= memory_bytes(self.memory):
+            raise ValueError(MORE_MEMORY_ON_RETRY.message)
+        return self
 
 
 class WorkspaceType(StrEnum):

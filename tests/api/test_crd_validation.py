@@ -57,6 +57,11 @@ def changed(path: str, value: Any) -> Manifest:  # noqa: ANN401
 
 ACCEPTED = [
     ("the quickstart as it stands", "metadata.name", "zorp"),
+    (
+        "more memory for another attempt",
+        "spec.resources",
+        {"memory": 8589934591, "memoryOnRetry": "8Gi"},
+    ),
     ("epochs instead of steps", "spec.optimization", {"epochs": 10}),
     ("neither steps nor epochs", "spec.optimization", {"batchSize": 2}),
     ("no validation section", "spec.validation", None),
@@ -149,6 +154,12 @@ REFUSED = [
     ("a deadline of a second", "spec.limits.activeDeadlineSeconds", 1, "activeDeadlineSeconds"),
     ("a module path with shell in it", "spec.network.targetModules", ["$(id)"], "targetModules"),
     ("no target module", "spec.network.targetModules", [], "targetModules"),
+    (
+        "no more memory for another attempt",
+        "spec.resources",
+        {"memory": "8Gi", "memoryOnRetry": "8192Mi"},
+        "memoryOnRetry must be above memory",
+    ),
     ("a name of 53 characters", "metadata.name", "n" * 53, "at most 52 characters"),
 ]
 

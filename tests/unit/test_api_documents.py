@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lora_api.base import MAX_URI_LENGTH
+from lora_api.base import MAX_URI_LENGTH, memory_bytes
 from lora_api.exit_codes import ExitCode
 from lora_api.job import JobDocument
 from lora_api.progress import Progress, Stage
 from lora_api.reasons import MEANINGS, Reason
 from lora_api.result import MAX_RESULT_BYTES, Outcome, Result
 from lora_api.status import ArtifactStatus, ValidationStatus
+from lora_api.training import ResourceSettings
 from lora_api.wording import explain
 
 MINIMAL: dict[str, Any] = {
@@ -178,3 +179,25 @@ def test_a_time_without_a_zone_is_refused_before_anybody_compares_it() -> None:
     with pytest.raises(ValidationError, match="updatedAt"):
         Progress.model_validate(said)
     assert Progress.model_validate({**said, "updatedAt": said["updatedAt"] + "Z"}).step == 0
+
+
+@pytest.mark.parametrize(
+    ("quantity", "amount"),
+    [
+        ("8Gi", 8 * 1024**3),
+        ("8192Mi", 8 * 1024**3),
+        ("1.5G", 1_500_000_000),
+        ("500M", 500_000_000),
+        ("2Ti", 2 * 1024**4),
+        ("8589934592", 8 * 1024**3),
+    ],
+)
+def test_an_amount_of_memory_in_bytes(quantity: str, amount: int) -> None:
+    assert memory_bytes(quantity) == amount
+
+
+def test_another_attempt_has_to_get_more_memory() -> None:
+    more = {"memory": 8589934591, "memoryOnRetry": "8Gi"}
+    assert ResourceSettings.model_validate(more).memory_on_retry == "8Gi"
+    with pytest.raises(ValidationError, match="memoryOnRetry must be above memory"):
+        ResourceSettings.model_validate({"memory": "8Gi", "memoryOnRetry": "8192Mi"})
