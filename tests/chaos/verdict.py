@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from kubernetes import client
 from tests.chaos.ground import UNREACHABLE, Ground, Object, persist
+from tests.chaos.lateness import JobSight, Lateness
 
 from lora_operator.labels import RUN_LABEL
 
@@ -23,15 +25,14 @@ LOOK_SECONDS = 1.0
 
 
 class Clock:
-    """Watches how long after a Job's end the status of its run tells of it.
+    """Watches how long after its last Job's end the status of a run tells of it.
 
     Seconds in which the API server answered nobody do not count: it could not have been told.
     """
 
     def __init__(self, ground: Ground) -> None:
-        self.late_seconds: dict[str, float] = {}
+        self.lateness = Lateness()
         self._ground = ground
-        self._ended_at: dict[str, float] = {}
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -51,17 +52,23 @@ class Clock:
             now = time.monotonic()
             # A look that took long, or looks that failed: the time until now was nobody's fault.
             blind, looked = max(0.0, now - looked - 3 * LOOK_SECONDS), now
-            for name in self._ended_at:
-                self._ended_at[name] += blind
-            for job in jobs:
-                kinds = {c.type for c in job.status.conditions or () if c.status == "True"}
-                if kinds & {"Complete", "Failed"}:
-                    self._ended_at.setdefault(job.metadata.labels[RUN_LABEL], now)
-            for name, ended in self._ended_at.items():
-                if name in self.late_seconds:
-                    continue
-                if runs.get(name, {}).get("status", {}).get("phase") in ENDED:
-                    self.late_seconds[name] = now - ended
+            self.lateness.excuse(blind)
+            ended = {name for name, run in runs.items() if _phase(run) in ENDED}
+            self.lateness.look(now, map(_sight, jobs), ended)
+
+
+def _sight(job: client.V1Job) -> JobSight:
+    kinds = {c.type for c in job.status.conditions or () if c.status == "True"}
+    return JobSight(
+        run=job.metadata.labels[RUN_LABEL],
+        uid=job.metadata.uid,
+        finished=bool(kinds & {"Complete", "Failed"}),
+    )
+
+
+def _phase(run: Object) -> str | None:
+    phase: str | None = run.get("status", {}).get("phase")
+    return phase
 
 
 @dataclass
@@ -114,8 +121,8 @@ def judge(ground: Ground, names: list[str], kills: Counter[str], clock: Clock) -
     for job, count in jobs_created(ground).items():
         if count > 1:
             verdict.doubled.append(f"Job {job} was created {count} times")
-    verdict.slowest_seconds = max(clock.late_seconds.values(), default=0.0)
-    verdict.late = [name for name, late in clock.late_seconds.items() if late > 30]
+    verdict.slowest_seconds = max(clock.lateness.seconds.values(), default=0.0)
+    verdict.late = [name for name, late in clock.lateness.seconds.items() if late > 30]
     return verdict
 
 
