@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from pytest import TempPathFactory
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -88,9 +89,23 @@ def test_two_experts_are_trained_one_after_the_other_into_two_files(
     ]
     assert files[0].keys() == files[1].keys()
     assert any(not torch.equal(files[0][name], files[1][name]) for name in files[0])
+    assert (result.step, result.total_steps) == (4, 4)  # two of each
     report = json.loads((job.output / "report.json").read_text())
     assert {"model.safetensors", "model-high-noise.safetensors"} < report["files"].keys()
     assert len(report["samples"]) == 3
+
+
+@pytest.mark.parametrize("family", ["flux", "wan"])
+def test_samples_have_a_side_that_the_family_can_draw_whatever_the_resolution(
+    family: str, bases: Callable[[str], Path], pictures: Path, tmp_path: Path
+) -> None:
+    job = _job(tmp_path, family, bases(family), pictures).having("optimization.resolution", 72)
+    code, result = job.run()
+    assert code == 0, result.message
+    report = json.loads((job.output / "report.json").read_text())
+    assert report["leftOut"] == []
+    with Image.open(job.output / report["samples"][0]["lora"]) as picture:
+        assert picture.size == (64, 64)
 
 
 def test_previews_of_two_experts_are_refused(

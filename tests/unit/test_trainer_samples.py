@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lora_trainer.crops import Crop
+from lora_trainer.crops import Crop, centre_crop
 from lora_trainer.dataset import Dataset, Sample
 from lora_trainer.pictures import Picture
 
@@ -13,14 +13,32 @@ def _sample(**changes: object) -> Sample:
             name="a.png", path=Path("a.png"), digest="a", width=90, height=64, converted=None
         ),
         "caption": "zorp, red, round",
-        "crop": Crop(scaled_height=64, scaled_width=90, top=0, left=3, height=64, width=64),
+        "crop": Crop(
+            picture_height=128,
+            picture_width=180,
+            scaled_height=64,
+            scaled_width=90,
+            top=0,
+            left=3,
+            height=64,
+            width=64,
+        ),
         **changes,
     }
     return Sample(**facts)  # type: ignore[arg-type]
 
 
 def test_the_shape_of_a_sample_is_frames_height_and_width_of_its_crop() -> None:
-    crop = Crop(scaled_height=64, scaled_width=130, top=0, left=1, height=64, width=128)
+    crop = Crop(
+        picture_height=128,
+        picture_width=260,
+        scaled_height=64,
+        scaled_width=130,
+        top=0,
+        left=1,
+        height=64,
+        width=128,
+    )
     assert _sample(crop=crop).shape == (1, 64, 128)
 
 
@@ -47,3 +65,9 @@ def test_repeats_make_an_epoch_longer_but_not_the_dataset() -> None:
     dataset = Dataset(training=[_sample()], held_out=[], digest="d", warnings=[], repeats=3)
     assert len(dataset.epoch) == 3
     assert len(dataset.samples) == 1
+
+
+def test_a_family_is_told_the_pictures_own_size_and_where_the_scaled_one_was_cut() -> None:
+    crop = centre_crop(width=1500, height=1000, to_width=640, to_height=384)
+    assert (crop.scaled_height, crop.scaled_width) == (427, 640)
+    assert crop.geometry == (1000, 1500, 21, 0, 384, 640)

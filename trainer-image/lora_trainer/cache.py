@@ -6,6 +6,7 @@ another job in the same workspace, finds everything here and loads no encoder at
 
 import gc
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ class Cache:
         parts = {
             "picture": sample.picture.digest,
             "frames": sample.picture.frames,
-            "crop": sample.crop.geometry,
+            "crop": asdict(sample.crop),
             "mirrored": sample.mirrored,
             "encoder": self._base.digests["vae"],
         }

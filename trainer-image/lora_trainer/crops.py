@@ -11,6 +11,12 @@ from dataclasses import dataclass, replace
 class Crop:
     """A picture scaled down, then cut; all figures in pixels."""
 
+    picture_height: int
+    """Height of the picture before it was scaled."""
+
+    picture_width: int
+    """Width of the picture before it was scaled."""
+
     scaled_height: int
     """Height after scaling, before the cut."""
 
@@ -33,8 +39,8 @@ class Crop:
     def geometry(self) -> tuple[int, int, int, int, int, int]:
         """The figures in the order in which `Batch.geometry` has them."""
         return (
-            self.scaled_height,
-            self.scaled_width,
+            self.picture_height,
+            self.picture_width,
             self.top,
             self.left,
             self.height,
@@ -59,6 +65,8 @@ def centre_crop(*, width: int, height: int, to_width: int, to_height: int) -> Cr
     scaled_width = max(to_width, round(width * scale))
     scaled_height = max(to_height, round(height * scale))
     return Crop(
+        picture_height=height,
+        picture_width=width,
         scaled_height=scaled_height,
         scaled_width=scaled_width,
         top=(scaled_height - to_height) // 2,

@@ -67,6 +67,15 @@ class Plan:
     key: str
     """Digest of all that shapes the result; finished stages of another key don't count."""
 
+    @property
+    def drawing_side(self) -> int:
+        """Side of a sample in pixels: the resolution in whole steps of the family's buckets.
+
+        Not every family can draw what lies between them.
+        """
+        step = RECIPES[self.job.recipe].bucket_step
+        return self.resolution // step * step
+
     def inputs_digest(self, dataset_digest: str, base_digest: str) -> str:
         """Digest of all that shapes the weights; places and prompts don't.
 

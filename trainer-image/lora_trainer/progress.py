@@ -32,6 +32,8 @@ _SHARES = {
     Stage.PUBLISH: 2.0,
     Stage.DONE: 0.0,
 }
+# Stages that a base model of several denoisers goes through once for each.
+_REPEATED = (Stage.TRAIN, Stage.SAVE)
 # A step that takes this many times the median compiles, or waits for something that passes.
 _OUTLIER = 5.0
 # Smoothing and speed look at about this many steps: short enough to follow, long enough to read.
@@ -81,6 +83,8 @@ class ProgressBoard:
         self._stage_seconds: dict[str, float] = {}
         self._step = 0
         self._total_steps = 0
+        self._part = 0
+        self._parts = 1
         self._loss: float | None = None
         self._learning_rate: float | None = None
         self._clock = StepClock()
@@ -102,8 +106,23 @@ class ProgressBoard:
             self._stage_percent = min(100.0, 100.0 * done / total) if total > 0 else 100.0
             self._touch()
 
+    def alive(self) -> None:
+        """Say that something moves, where it is not known yet how far it came."""
+        with self._lock:
+            self._touch()
+
+    def begin_part(self, part: int, *, of: int) -> None:
+        """Say which of the base model's denoisers is trained now; each takes all of its steps.
+
+        Args:
+            part: From 0.
+            of: How many there are.
+        """
+        with self._lock:
+            self._part, self._parts = part, of
+
     def expect(self, total_steps: int, *, done: int = 0) -> None:
-        """Set the number of optimiser steps, and how many an earlier attempt did."""
+        """Set the present denoiser's number of optimiser steps, and how many were done before."""
         with self._lock:
             self._total_steps = total_steps
             self._step = done
@@ -158,15 +177,17 @@ class ProgressBoard:
         """The state as the document that /progress serves; whatever came in, it can be said."""
         with self._lock:
             speed = self._clock.steps_per_second
-            left = self._total_steps - self._step
+            step = self._part * self._total_steps + self._step
+            total_steps = self._parts * self._total_steps
+            left = total_steps - step
             training = self._stage is Stage.TRAIN
             return Progress(
                 stage=self._stage,
                 stage_percent=round(self._stage_percent, 2),
                 percent=round(self._percent(), 1),
                 epoch=self._epoch(),
-                step=self._step,
-                total_steps=self._total_steps,
+                step=step,
+                total_steps=total_steps,
                 loss=self._loss,
                 learning_rate=self._learning_rate,
                 steps_per_second=speed,
@@ -183,14 +204,19 @@ class ProgressBoard:
         if self._stage is Stage.DONE:
             return 100.0
         stages = list(_SHARES)
-        before = stages[: stages.index(self._stage)]
-        share = _SHARES[self._stage] * self._stage_percent / 100.0
-        return sum(_SHARES[stage] for stage in before) + share
+        before = sum(_SHARES[stage] for stage in stages[: stages.index(self._stage)])
+        done = before + _SHARES[self._stage] * self._stage_percent / 100.0
+        if self._stage not in _REPEATED:
+            return done
+        first = sum(_SHARES[stage] for stage in stages[: stages.index(_REPEATED[0])])
+        repeated = sum(_SHARES[stage] for stage in _REPEATED)
+        return first + (self._part * repeated + done - first) / self._parts
 
     def _epoch(self) -> int | None:
         if not self._steps_per_epoch or not self._total_steps:
             return None
-        return 1 + int(max(0, self._step - 1) / self._steps_per_epoch)
+        step = self._part * self._total_steps + self._step
+        return 1 + int(max(0, step - 1) / self._steps_per_epoch)
 
     def _close_stage(self) -> None:
         now = time.monotonic()
@@ -200,6 +226,22 @@ class ProgressBoard:
 
     def _touch(self) -> None:
         self._updated_at = datetime.now(UTC)
+
+
+def share_of(advance: Advance, first: float, last: float) -> Advance:
+    """Reports of one part of a stage as reports of the stage.
+
+    Args:
+        advance: Told of the stage.
+        first: Percent of the stage at which the part begins.
+        last: Percent at which it ends.
+    """
+
+    def reported(done: float, total: float) -> None:
+        share = done / total if total > 0 else 1.0
+        advance(first + (last - first) * share, 100.0)
+
+    return reported
 
 
 def is_loss(value: float | None) -> TypeGuard[float]:

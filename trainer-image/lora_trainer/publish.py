@@ -125,7 +125,7 @@ def outcome_of(report: Mapping[str, Any]) -> dict[str, Any]:
         "validation": report["scores"],
         "missing": report["leftOut"],
         "loss": report["trainingLoss"],
-        "steps": report["optimization"]["steps"],
+        "steps": report["trainedSteps"],
     }
 
 

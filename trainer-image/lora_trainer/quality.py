@@ -1,4 +1,4 @@
-"""What is drawn and measured of a saved LoRA, each part left out where there is no room for it.
+"""What is drawn and measured of a saved LoRA, each part left out where it can't be made.
 
 A module of its own because the LoRA is safe by then: nothing here is worth losing it, so every
 part fails alone, and what is missing is said.
@@ -15,13 +15,15 @@ from PIL import Image
 from lora_api.settings import GateSettings
 from lora_api.status import ValidationStatus
 from lora_trainer import log
-from lora_trainer.errors import is_out_of_memory, is_out_of_space
+from lora_trainer.errors import TrainerError, is_out_of_memory, is_out_of_space
 from lora_trainer.gate import Judgement, Scores, judge, verdict
 from lora_trainer.sample import Drawn, renders
 from lora_trainer.similarity import Embed, Similarity, measure_similarity
 
 # Enough to know what the pictures have in common.
 _MAX_TRAINING_PICTURES = 64
+# Of a library's error, as the report repeats it.
+_MAX_WORDS = 300
 _CURES = {
     "memory": "the device has too little memory; lower optimization.resolution, or use a GPU with "
     "more memory",
@@ -53,22 +55,29 @@ class Quality:
 
     @contextmanager
     def or_without(self, what: str) -> Iterator[None]:
-        """Go on without `what` where the device or the disk has no room for it.
+        """Go on without `what` where it can't be made; another attempt would fail the same way.
 
         Args:
             what: In words.
+
+        Raises:
+            TrainerError: What the trainer itself says: a stop, a LoRA that predicts nonsense.
         """
         try:
             yield
+        except TrainerError:
+            raise
         except Exception as error:
             if is_out_of_memory(error):
-                cure = _CURES["memory"]
+                why = _CURES["memory"]
             elif is_out_of_space(error):
-                cure = _CURES["space"]
+                why = _CURES["space"]
             else:
-                raise
-            log.warning("no room", left_out=what, why=error)
-            self.missing.append(f"{what}: left out, {cure}")
+                said = " ".join(str(error).split())[:_MAX_WORDS]
+                why = f"it failed with {type(error).__name__}: {said}"
+                log.exception("a fault while looking at the LoRA", error)
+            log.warning("left out", what=what, why=error)
+            self.missing.append(f"{what}: left out, {why}")
 
     def keep_drawn(self, planned: Sequence[Drawn]) -> None:
         """Note which pairs are complete."""
@@ -118,12 +127,15 @@ def similarities_to(
         training: Each opens one picture.
         drawn: Complete pairs.
         embed: The embedder.
-        check: Called between two prompts; may raise.
+        check: Called between two pictures and between two prompts; may raise.
     """
     if not drawn or not training:
         return []
     every = max(1, -(-len(training) // _MAX_TRAINING_PICTURES))
-    pictures = [opened() for opened in training[::every]]
+    pictures = []
+    for opened in training[::every]:
+        check()
+        pictures.append(opened())
     found = measure_similarity(embed, pictures, drawn, check=check)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

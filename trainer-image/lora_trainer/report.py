@@ -135,6 +135,7 @@ def make_report(
     quality: Quality,
     *,
     job_digest: str,
+    steps: int,
     loss: float | None,
     folder: Path,
 ) -> dict[str, Any]:
@@ -145,9 +146,11 @@ def make_report(
         artifact: The saved file.
         quality: What was drawn and measured of it.
         job_digest: Digest of the job document; a restart knows its own report by it.
+        steps: Optimiser steps in all; those of several denoisers are counted together.
         loss: Smoothed training loss at the end.
         folder: The result folder, complete but for the report.
     """
+    held_out = {sample.picture.name for sample in facts.dataset.held_out}
     return {
         **settings_of(facts),
         "jobDigest": job_digest,
@@ -155,6 +158,7 @@ def make_report(
         "processes": facts.processes,
         "memory": facts.memory,
         "artifact": artifact.model_dump(mode="json", by_alias=True),
+        "trainedSteps": steps,
         "trainingLoss": loss,
         "scores": quality.validation.model_dump(mode="json", by_alias=True),
         "gate": {
@@ -175,7 +179,7 @@ def make_report(
                 "converted": sample.picture.converted,
                 "crop": asdict(sample.crop),
                 "caption": sample.caption,
-                "heldOut": sample in facts.dataset.held_out,
+                "heldOut": sample.picture.name in held_out,
             }
             for sample in facts.dataset.samples
         ],

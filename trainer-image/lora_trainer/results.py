@@ -7,12 +7,14 @@ files, never from the training that went before.
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from PIL import Image
 from safetensors.torch import save
 
 from lora_api.progress import Stage
+from lora_api.settings import MemoryStrategy
 from lora_api.status import ArtifactStatus, ValidationStatus
 from lora_trainer import log
 from lora_trainer.course import COURSE, Course, Point
@@ -24,16 +26,34 @@ from lora_trainer.events import write_events
 from lora_trainer.expected import Expected, check_size, expected_of
 from lora_trainer.file_header import with_metadata
 from lora_trainer.lora import RELOADED, Adapted, activate, read_weights
+from lora_trainer.memory import loads_on, shrink_after_adapter, shrink_before_adapter
 from lora_trainer.modelspec import file_metadata
+from lora_trainer.progress import share_of
 from lora_trainer.publish import CONFIG, CURVE, MODEL, REPORT, SHEET, outcome_of
 from lora_trainer.quality import Quality, similarities_to
-from lora_trainer.recipes import RECIPES, TextEncoder
+from lora_trainer.recipes import RECIPES, Recipe, TextEncoder
 from lora_trainer.report import make_report, settings_of
-from lora_trainer.sample import Drawn, draw_samples, planned_samples
+from lora_trainer.sample import Drawn, draw_samples, heard, planned_samples
 from lora_trainer.score import held_out_score, mean_score
 from lora_trainer.sheet import SheetText, make_sheet, training_picture
 from lora_trainer.training import Session, brush_of, load_denoiser
 from lora_trainer.verify import reload_and_compare
+
+# Of the stage that draws and scores, what drawing usually takes.
+_DRAWING_PERCENT = 70.0
+
+
+def restore(session: Session, saved: Mapping[str, Any]) -> None:
+    """Take over what an earlier attempt knew of the denoiser that it trained and saved.
+
+    Args:
+        session: Stands for that denoiser.
+        saved: Its part of the marker.
+    """
+    board = session.context.board
+    board.restore_loss(saved["loss"])
+    board.expect(session.total_steps, done=session.total_steps)
+    session.memory = _trained_on(session, session.recipe)
 
 
 def save_and_verify(session: Session) -> None:
@@ -70,6 +90,7 @@ def save_and_verify(session: Session) -> None:
     saved = {
         "loss": context.board.loss,
         "inputs": session.inputs,
+        "memory": (session.memory or MemoryStrategy.NONE).value,
         "digest": f"sha256:{sha256_of_file(context.workspace.result / name)}",
     }
     others = context.workspace.done(Stage.SAVE) or {}
@@ -123,10 +144,11 @@ def _measured(session: Session, embedder: EmbedderFiles | None) -> Quality:
     quality = Quality(embedder_digest=embedder.digest if embedder else None)
     with quality.or_without("samples and held-out loss"):
         denoisers = _saved_denoisers(session)
-        with quality.or_without("samples"):
-            _draw(session, denoisers, planned)
-        with quality.or_without("held-out loss"):
-            quality.validation = _score(session, denoisers)
+        with heard(denoisers, session.context.board.alive):
+            with quality.or_without("samples"):
+                _draw(session, denoisers, planned)
+            with quality.or_without("held-out loss"):
+                quality.validation = _score(session, denoisers)
     quality.keep_drawn(planned)
     if embedder is not None:
         with quality.or_without("similarity to the training pictures"):
@@ -134,7 +156,7 @@ def _measured(session: Session, embedder: EmbedderFiles | None) -> Quality:
                 [partial(_shown, session, index) for index in range(len(session.dataset.training))],
                 quality.drawn,
                 Embedder(embedder, session.device),
-                check=partial(session.context.stop.check, "comparing samples"),
+                check=partial(_look_up, session, "comparing samples"),
             )
     quality.judge(planned, validation.gate, held_out_wanted=bool(session.dataset.held_out))
     return quality
@@ -159,11 +181,18 @@ def _write_report(session: Session, quality: Quality) -> None:
         artifact,
         quality,
         job_digest=context.workspace.key,
+        steps=session.total_steps * len(session.recipe.experts()),
         loss=context.board.loss,
         folder=folder,
     )
     write_json(folder / REPORT, report)
     context.workspace.mark(Stage.SAMPLE, outcome_of(report))
+
+
+def _look_up(session: Session, where: str) -> None:
+    """Stop where that was asked for; else say that the run lives."""
+    session.context.stop.check(where)
+    session.context.board.alive()
 
 
 def _saved_denoisers(session: Session) -> list[torch.nn.Module]:
@@ -177,15 +206,27 @@ def _saved_denoisers(session: Session) -> list[torch.nn.Module]:
     device = session.device if len(experts) == 1 else torch.device("cpu")
     if session.context.plan.job.network.text_encoder:
         session.text_encoder = session.recipe.load_text_encoder(device=session.device)
-    denoisers = []
-    for recipe in experts:  # an earlier attempt trained and saved, or there are several
-        denoiser = load_denoiser(session, recipe, device)
-        path = session.context.workspace.result / recipe.part.file
-        texts = _texts(session.text_encoder)
-        recipe.attach_file(denoiser, path, name=RELOADED, text_encoders=texts)
-        activate(Adapted([denoiser, *texts.values()]), RELOADED)
-        denoisers.append(denoiser.eval())
-    return denoisers
+    # An earlier attempt trained and saved, or there are several.
+    return [_reloaded(session, recipe, device) for recipe in experts]
+
+
+def _reloaded(session: Session, recipe: Recipe, device: torch.device) -> torch.nn.Module:
+    """A denoiser as small as it was trained, because a larger one may not fit, with its LoRA."""
+    rung = _trained_on(session, recipe)
+    denoiser = load_denoiser(session, recipe, loads_on(rung, device))
+    shrink_before_adapter(denoiser, rung, device)
+    path = session.context.workspace.result / recipe.part.file
+    texts = _texts(session.text_encoder)
+    recipe.attach_file(denoiser, path, name=RELOADED, text_encoders=texts)
+    activate(Adapted([denoiser, *texts.values()]), RELOADED)
+    shrink_after_adapter(denoiser.requires_grad_(False), rung, device)
+    return denoiser.eval()
+
+
+def _trained_on(session: Session, recipe: Recipe) -> MemoryStrategy:
+    """The rung of the memory ladder on which a denoiser's LoRA was trained."""
+    saved = (session.context.workspace.done(Stage.SAVE) or {}).get(recipe.part.file, {})
+    return MemoryStrategy(saved.get("memory", MemoryStrategy.NONE))
 
 
 def _texts(text_encoder: TextEncoder | None) -> Mapping[str, torch.nn.Module]:
@@ -197,15 +238,17 @@ def _draw(session: Session, denoisers: list[torch.nn.Module], drawn: list[Drawn]
         brush_of(session, denoisers, session.text_encoder),
         Adapted([*denoisers, *_texts(session.text_encoder).values()]),
         drawn,
-        board=session.context.board,
+        advance=share_of(session.context.board.advance, 0.0, _DRAWING_PERCENT),
         stop=session.context.stop,
     )
 
 
 def _score(session: Session, denoisers: list[torch.nn.Module]) -> ValidationStatus:
     """The held-out loss; of several experts, the mean over them."""
-    found = []
+    found: list[ValidationStatus] = []
+    percent = (100.0 - _DRAWING_PERCENT) / len(denoisers)
     for recipe, denoiser in zip(session.recipe.experts(), denoisers, strict=True):
+        first = _DRAWING_PERCENT + percent * len(found)
         score = held_out_score(
             recipe,
             denoiser.to(session.device),
@@ -213,6 +256,7 @@ def _score(session: Session, denoisers: list[torch.nn.Module]) -> ValidationStat
             session.cache,
             device=session.device,
             stop=session.context.stop,
+            advance=share_of(session.context.board.advance, first, first + percent),
             text_encoder=session.text_encoder,
         )
         found.append(score)

@@ -165,12 +165,13 @@ def _make_result(context: Context) -> None:
 
     session = training.open_session(context, dataset, base)
     training.cache_inputs(session)
-    for _ in session.each_expert():
+    experts = len(session.recipe.experts())
+    for number, _ in enumerate(session.each_expert()):
+        board.begin_part(number, of=experts)
         name = session.recipe.part.file
         saved = (workspace.done(Stage.SAVE) or {}).get(name, {})
         if saved.get("inputs") == session.inputs and _holds(workspace, saved.get("digest"), name):
-            board.restore_loss(saved["loss"])
-            board.expect(session.total_steps, done=session.total_steps)
+            results.restore(session, saved)
         else:
             training.train(session)
             results.save_and_verify(session)

@@ -4,7 +4,8 @@ A module of its own because what is drawn, how it is named and what a restart ma
 small contract between the sampler, the sheet and the report.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -17,7 +18,7 @@ from lora_api.settings import ValidationSettings
 from lora_trainer.disk import write_atomically
 from lora_trainer.errors import is_out_of_memory
 from lora_trainer.lora import base_only
-from lora_trainer.progress import ProgressBoard
+from lora_trainer.progress import Advance
 from lora_trainer.recipes import Sampler, TextSource
 from lora_trainer.stopping import StopFlag
 
@@ -146,12 +147,28 @@ def draw_previews(brush: Brush, previews: list[Preview]) -> None:
         write_atomically(preview.path, partial(picture.save, format="PNG"))
 
 
+@contextmanager
+def heard(models: Sequence[torch.nn.Module], alive: Callable[[], None]) -> Iterator[None]:
+    """Make each pass through a model a sign of life: pictures and scores may take minutes.
+
+    Args:
+        models: The denoisers.
+        alive: Called after each pass.
+    """
+    hooks = [one.register_forward_hook(lambda *_: alive()) for one in models]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def draw_samples(
     brush: Brush,
     denoiser: torch.nn.Module,
     drawn: list[Drawn],
     *,
-    board: ProgressBoard,
+    advance: Advance,
     stop: StopFlag,
 ) -> None:
     """Draw all pairs, the seeds of a prompt together; files of an earlier attempt are kept.
@@ -160,7 +177,7 @@ def draw_samples(
         brush: Draws.
         denoiser: Has the LoRA active.
         drawn: What to draw.
-        board: Told of every prompt.
+        advance: Told of every prompt.
         stop: A stop ends it between two prompts.
     """
     prompts = [list(pairs) for _, pairs in groupby(drawn, lambda pair: pair.number)]
@@ -172,7 +189,7 @@ def draw_samples(
                 pictures = brush.draw(pairs[0].prompt, [pair.seed for pair in pairs])
                 for pair, picture in zip(pairs, pictures, strict=True):
                     write_atomically(path_of(pair), partial(picture.save, format="PNG"))
-            board.advance(number, 2 * len(prompts))
+            advance(number, 2 * len(prompts))
 
     draw_all(lambda pair: pair.lora, 1)
     with base_only(denoiser):

@@ -16,7 +16,7 @@ from lora_trainer.cache import Cache
 from lora_trainer.dataset import Sample
 from lora_trainer.errors import TrainerError
 from lora_trainer.lora import Adapted, base_only
-from lora_trainer.progress import is_loss
+from lora_trainer.progress import Advance, is_loss
 from lora_trainer.recipes import LiveTexts, LossSettings, Recipe, TextEncoder, TextSource
 from lora_trainer.schedule import seed_for
 from lora_trainer.stopping import StopFlag
@@ -35,6 +35,7 @@ def held_out_score(
     *,
     device: torch.device,
     stop: StopFlag,
+    advance: Advance,
     text_encoder: TextEncoder | None = None,
 ) -> ValidationStatus:
     """The held-out denoising loss of base and base + LoRA.
@@ -45,7 +46,8 @@ def held_out_score(
         held_out: Pictures kept out of training; none gives a score without losses.
         cache: Their latents and embeddings.
         device: Where to compute.
-        stop: A stop ends it between two batches.
+        stop: A stop ends it between two pictures.
+        advance: Told of every picture.
         text_encoder: Has its LoRA active, where it was trained too.
 
     Raises:
@@ -57,17 +59,18 @@ def held_out_score(
     texts: TextSource = cache if text_encoder is None else LiveTexts(text_encoder)
     adapted = Adapted([denoiser, *(text_encoder.modules().values() if text_encoder else ())])
 
-    def mean_loss() -> float:
+    def mean_loss(before: int) -> float:
         losses = []
         for index, sample in enumerate(held_out):
             stop.check("measuring the held-out loss")
             loss = _loss(recipe, denoiser, sample, cache, texts=texts, device=device, index=index)
             losses.append(loss)
+            advance(before + len(losses), 2 * len(held_out))
         return sum(losses) / len(losses)
 
-    lora = mean_loss()
+    lora = mean_loss(0)
     with base_only(adapted):
-        base = mean_loss()
+        base = mean_loss(len(held_out))
     if not is_loss(lora):
         raise TrainerError(
             Reason.TRAINING_DIVERGED,

@@ -66,6 +66,7 @@ def measure_similarity(
         check: Called between two prompts; may raise.
     """
     trained = embed(training)
+    check()
 
     def similarity(paths: list[Path]) -> float:
         return float((embed([_opened(path) for path in paths]) @ trained.T).mean())

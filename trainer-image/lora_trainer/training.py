@@ -290,7 +290,7 @@ def brush_of(
         texts=session.cache if text_encoder is None else LiveTexts(text_encoder),
         sampling_steps=plan.job.validation.sampling_steps,
         guidance_scale=plan.guidance_scale,
-        resolution=plan.resolution,
+        resolution=plan.drawing_side,
     )
 
 

@@ -53,8 +53,8 @@ class Batch:
     """Conditioning, stacked along a batch axis, on the denoiser's device."""
 
     geometry: "torch.Tensor"
-    """[batch, 6] int64 on the CPU, in pixels: height and width of the picture when it was scaled
-    (before the crop), top and left of the crop, height and width of the crop."""
+    """[batch, 6] int64 on the CPU, in pixels: the picture's own height and width (before it was
+    scaled), top and left of the crop in the scaled picture, height and width of the crop."""
 
     levels: "torch.Tensor"
     """[batch] in 0..1 on the CPU; how noisy each sample is made, evenly distributed. The recipe

@@ -121,7 +121,7 @@ class StableDiffusionXl:
         """Mean squared error of the predicted noise (or velocity) of each sample."""
         unet: Any = denoiser
         latents = draw_latents(batch.moments, generator) * self._scaling_factor
-        # "SDXL" (arXiv:2307.01952), section 2.2: original size, crop's corner, size of the crop.
+        # "SDXL" (arXiv:2307.01952), section 2.2: size before scaling, crop's corner, size.
         told = {
             "time_ids": sent(batch.geometry, latents.device).to(unet.dtype),
             "text_embeds": batch.text["pooled"].to(unet.dtype),
