@@ -152,7 +152,7 @@ def test_a_leader_stopped_in_the_middle_of_its_work_changes_nothing_when_it_wake
     assert len(stage.api.list(JOBS, stage.namespace)) == len(stages)
 
 
-def test_the_hand_over_fits_the_promise(
+def test_a_leader_writes_nothing_after_giving_the_lease_back(
     stage: Stage, pair: tuple[Operator, Operator], light_cluster: LightCluster
 ) -> None:
     one, _ = pair
