@@ -21,10 +21,10 @@ from tests.api.stage import Stage
 from tests.builders import a_pod, a_training
 
 from lora_cluster.light import LightCluster
-from lora_operator.kube.resources import JOBS, TRAININGS
+from lora_operator.kube.resources import JOBS, TRAININGS, WATCHED
 
 pytestmark = pytest.mark.api
-WATCHES = 4
+WATCHES = len(WATCHED)
 
 
 @pytest.fixture(scope="module")
