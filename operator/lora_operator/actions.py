@@ -9,6 +9,7 @@ from dataclasses import replace
 from lora_operator.builders.job import build_job, build_upload_job
 from lora_operator.builders.ownership import is_left_by_predecessor, is_owned_by
 from lora_operator.builders.placement import placed
+from lora_operator.builders.succession import with_trainer_of
 from lora_operator.builders.workspace import build_workspace
 from lora_operator.cache import Cache
 from lora_operator.errors import (
@@ -86,6 +87,8 @@ class Actor:
             return replace(seen, claim=claim, claim_refused=refused)
         build = build_job if action is Action.CREATE_JOB else build_upload_job
         wanted = build(run, spec, default_image=self._default_image)
+        if action is Action.CREATE_UPLOAD_JOB:
+            wanted = self._as_trained(wanted, seen)
         if seen.policy is not None and seen.policy.policy is not None:
             wanted = placed(wanted, seen.policy.policy)
         body, refused = await self._create(JOBS, run, wanted)
@@ -93,6 +96,15 @@ class Actor:
         if action is Action.CREATE_JOB:
             return replace(seen, job=job, job_refused=refused)
         return replace(seen, upload_job=job, job_refused=refused)
+
+    def _as_trained(self, wanted: Object, seen: Observed) -> Object:
+        """An upload Job that does what the Job that trained would do next."""
+        if seen.job is None:
+            return wanted
+        trained = self._cache.get(JOBS, Key(seen.run.key.namespace, seen.job.name))
+        if trained is None or trained["metadata"]["uid"] != seen.job.uid:
+            return wanted
+        return with_trainer_of(wanted, trained)
 
     async def _create(
         self, resource: Resource, run: Run, wanted: Object
