@@ -18,6 +18,9 @@ import torch
 from lora_api.result import Result
 from lora_trainer.cli import main
 
+# No test takes so long; a busy machine on which helpers import torch anew may.
+PATIENCE_SECONDS = 600.0
+
 
 @dataclass(frozen=True)
 class AJob:
@@ -114,12 +117,13 @@ class Forked:
 
     def wait_until(self, happened: Callable[[], bool]) -> None:
         """Wait for something to happen while the run lives."""
-        for _ in range(60_000):
-            if happened():
-                return
+        give_up = time.monotonic() + PATIENCE_SECONDS
+        while not happened():
             assert self.process.is_alive(), "the run ended before"
+            if time.monotonic() > give_up:
+                self.process.kill()
+                raise AssertionError("it never happened")
             time.sleep(0.002)
-        raise AssertionError("it never happened")
 
     def checkpoint_exists(self, *, at_least: int) -> bool:
         """Whether a checkpoint of that step or a later one is where another attempt finds it."""
@@ -127,7 +131,10 @@ class Forked:
         return any(int(path.stem.removeprefix("step-")) >= at_least for path in found)
 
     def exit_code(self) -> int:
-        self.process.join(120)
+        self.process.join(PATIENCE_SECONDS)
+        if self.process.is_alive():
+            self.process.kill()
+            raise AssertionError("the run never ended")
         code: int = self.process.exitcode
         return code
 
