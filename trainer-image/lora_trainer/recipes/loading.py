@@ -93,3 +93,17 @@ def _keep_in_float32(model: torch.nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if any(part in kept for part in name.split(".")):
             parameter.data = parameter.data.float()
+
+
+def keep_precision(module: torch.nn.Module) -> None:
+    """Let a module that is stored more precisely than its model compute so while training, too.
+
+    Autocast would hand its layers rounded weights.
+    """
+    plain = module.forward
+
+    def forward(values: torch.Tensor, *others: Any) -> Any:
+        with torch.autocast(values.device.type, enabled=False):
+            return plain(values, *others)
+
+    module.forward = forward

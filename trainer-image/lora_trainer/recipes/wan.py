@@ -39,7 +39,7 @@ from lora_trainer.recipes.attaching import attach_with
 from lora_trainer.recipes.checking import refuse_faults
 from lora_trainer.recipes.flow import flow_losses, level_at, sigmas_at
 from lora_trainer.recipes.keys import PEFT, lora_file, wan_layer
-from lora_trainer.recipes.loading import load_component, skeleton_of
+from lora_trainer.recipes.loading import keep_precision, load_component, skeleton_of
 from lora_trainer.recipes.single_file import single_file_faults
 from lora_trainer.recipes.t5 import T5Text
 from lora_trainer.recipes.vae import KlEncoder, to_picture
@@ -127,6 +127,7 @@ class Wan:
         transformer: torch.nn.Module = load_component(
             WanTransformer3DModel, self._base, self._component, device=device, dtype=dtype
         )
+        keep_precision(transformer.get_submodule("condition_embedder.time_embedder"))
         return transformer
 
     def load_picture_encoder(self, *, device: torch.device) -> PictureEncoder:
