@@ -20,6 +20,16 @@ _EXIT_CODES = {
     Reason.INTERNAL_ERROR: ExitCode.CRASHED,
 }
 
+# What CUDA's libraries say, with other words or far behind others, when they find no room.
+_NO_ROOM = (
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "Failed to CUDA calloc",
+    "Failed to CUDA host alloc",
+    "Cuda failure 2 'out of memory'",
+    "Cuda failure 'out of memory'",
+)
+
 
 class TrainerError(Exception):
     """A failure with a stable reason and a sentence: what, where, and what to do.
@@ -108,7 +118,10 @@ def as_trainer_error(error: BaseException, *, workspace: str) -> TrainerError | 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the device's memory was too small; by name, so that asking imports no torch."""
-    return type(error).__name__ == "OutOfMemoryError" or "out of memory" in str(error).lower()[:200]
+    if type(error).__name__ == "OutOfMemoryError":
+        return True
+    said = str(error)
+    return "out of memory" in said.lower()[:200] or any(words in said for words in _NO_ROOM)
 
 
 def is_out_of_space(error: BaseException) -> bool:
