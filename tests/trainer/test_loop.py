@@ -68,6 +68,29 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     assert halves.model == whole.model
 
 
+def test_a_stop_does_not_wait_for_the_batches_that_a_step_still_has(
+    job: AJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, begun = Trainer.losses, list[int]()
+
+    def asked_in_the_second_step(self: Trainer, batch: MicroBatch) -> torch.Tensor:
+        begun.append(len(begun))
+        if len(begun) == 6:
+            self.stop.request()
+        return honest(self, batch)
+
+    whole = job.with_steps(2).having("optimization.gradientAccumulationSteps", 4)
+    assert whole.run()[0] == ExitCode.OK
+    halves = whole.in_workspace("halves")
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "losses", asked_in_the_second_step)
+        code, result = halves.run()
+    assert (code, result.step) == (ExitCode.INTERRUPTED, 1)
+    assert len(begun) == 6, "two batches of the second step were never begun"
+    assert halves.run()[0] == ExitCode.OK
+    assert halves.model == whole.model, "nothing of the unfinished step is left"
+
+
 def test_a_step_learns_from_all_the_batches_it_accumulates(
     job: AJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:

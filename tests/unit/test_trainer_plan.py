@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from lora_api.reasons import Reason
+from lora_api.settings import Precision
 from lora_trainer.errors import TrainerError
 from lora_trainer.plan import Plan, make_plan, parse_job, read_document, with_identity
 
@@ -103,8 +104,14 @@ def test_prompts_come_from_the_job_then_the_trigger_word_then_the_captions() -> 
 
 
 def test_places_and_prompts_do_not_shape_the_weights_but_settings_and_data_do() -> None:
-    def digest(data: str = "d", **changes: Any) -> str:  # noqa: ANN401
-        return plan_of(**changes).inputs_digest(data, "b")
+    def digest(
+        data: str = "d",
+        processes: int = 1,
+        precision: Precision = Precision.BF16,
+        **changes: Any,  # noqa: ANN401
+    ) -> str:
+        plan = plan_of(**changes)
+        return plan.inputs_digest(data, "b", processes=processes, precision=precision)
 
     same: list[dict[str, Any]] = [
         {"output": {"uri": "file:///elsewhere"}},
@@ -112,7 +119,8 @@ def test_places_and_prompts_do_not_shape_the_weights_but_settings_and_data_do() 
     ]
     assert {digest(**changes) for changes in same} == {digest()}
     other: list[dict[str, Any]] = [{"network": {"rank": 3}}, {"optimization": {"seed": 1}}]
-    assert len({digest(), digest("e"), *(digest(**changes) for changes in other)}) == 4
+    machines = [digest(processes=2), digest(precision=Precision.FP32)]
+    assert len({digest(), digest("e"), *machines, *(digest(**one) for one in other)}) == 6
 
 
 def test_where_progress_is_served_does_not_make_another_job() -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import torch
 
-from lora_api.settings import MemoryStrategy, Precision, Switch
+from lora_api.settings import MemoryStrategy, Precision
 from lora_trainer import log
 from lora_trainer.basemodel import BaseModel
 from lora_trainer.batches import BatchSource, group_by_shape
 from lora_trainer.cache import Cache
-from lora_trainer.compiling import compile_blocks, forget_compiled, has_compiler, pays
+from lora_trainer.checkpoint import newest_step
+from lora_trainer.compiling import agreed_to_compile, compile_now
 from lora_trainer.dataset import Sample
 from lora_trainer.ema import MovingAverage
 from lora_trainer.environment import threads
@@ -25,7 +26,7 @@ from lora_trainer.guard import Gate
 from lora_trainer.ladder import Ladder
 from lora_trainer.loop import Trainer
 from lora_trainer.lora import attach, find_layers
-from lora_trainer.memory import loads_on, shrink_after_adapter, shrink_before_adapter
+from lora_trainer.memory import loads_on, may_run_out, shrink_after_adapter, shrink_before_adapter
 from lora_trainer.optimizers import make_optimizer
 from lora_trainer.plan import Plan
 from lora_trainer.progress import ProgressBoard
@@ -126,10 +127,22 @@ def build_trainer(
     stop.check("loading the base model")
     trainer = _trainer(task, recipe, denoiser, parameters, group=group, board=board, stop=stop)
     trainer.text_encoder = text_encoder
-    seconds = trainer.try_shapes() if group.device.type == "cuda" else None
-    if _should_compile(task, trainer, seconds):
-        _compile(trainer)
+    _try_out(trainer)
     return trainer
+
+
+def _try_out(trainer: Trainer) -> None:
+    """See that it fits, and compile where that pays."""
+    switch, source = trainer.settings.compile, trainer.source
+    seconds = trainer.try_shapes() if may_run_out(trainer.group.device) else None
+    if agreed_to_compile(
+        switch,
+        trainer.group,
+        steps=trainer.total_steps - newest_step(trainer.checkpoints),
+        step_seconds=None if seconds is None else seconds * source.accumulation,
+        shapes=source.order.groups,
+    ):
+        compile_now(trainer.denoiser, trainer.try_shapes, switch=switch)
 
 
 def _attach_to_text(task: Task, encoder: TextEncoder) -> dict[str, torch.nn.Parameter]:
@@ -169,34 +182,6 @@ def help_train(task: Task, rung: MemoryStrategy, ladder: Ladder, group: Group) -
 def share_threads(task: Task) -> None:
     """Give this process its part of the CPUs, while several train on them."""
     torch.set_num_threads(max(1, threads() // task.processes))
-
-
-def _compile(trainer: Trainer) -> None:
-    """Compile for every shape now, so that no step of the run waits for it; or leave it."""
-    if not compile_blocks(trainer.denoiser):
-        return
-    began = time.perf_counter()
-    try:
-        trainer.try_shapes()
-        log.info("compiled", seconds=time.perf_counter() - began)
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        forget_compiled(trainer.denoiser)
-        log.warning("not compiled", why=str(error)[:500])
-
-
-def _should_compile(task: Task, trainer: Trainer, step_seconds: float | None) -> bool:
-    switch = task.plan.job.optimization.compile
-    if switch is not Switch.AUTO:
-        return switch is Switch.ALWAYS
-    if step_seconds is None or not has_compiler():
-        return False
-    return pays(
-        steps=task.total_steps,
-        step_seconds=step_seconds * trainer.source.accumulation,
-        shapes=len(trainer.source.trials()),
-    )
 
 
 def _trainer(

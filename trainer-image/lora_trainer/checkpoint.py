@@ -74,5 +74,11 @@ def load_checkpoint(folder: Path) -> TrainingState | None:
     return None
 
 
+def newest_step(folder: Path) -> int:
+    """Steps done at the newest checkpoint, going by its name; 0 where there is none."""
+    newest = _newest_first(folder)[:1]
+    return int(newest[0].stem.removeprefix("step-")) if newest else 0
+
+
 def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*.pt"), reverse=True)

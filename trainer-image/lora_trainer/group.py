@@ -61,6 +61,6 @@ class Group:
         """Whether the flag is set in any process; all must ask at the same place."""
         if self.size == 1:
             return flag
-        answer = torch.tensor(float(flag), device=self.device)
+        answer = torch.tensor(float(flag))  # on the CPU: asking must not wait for the device
         dist.all_reduce(answer, op=dist.ReduceOp.MAX)
         return bool(answer)

@@ -23,7 +23,7 @@ from lora_trainer.group import Group
 from lora_trainer.guard import FiniteGuard
 from lora_trainer.observers import LoopObserver, Observers
 from lora_trainer.progress import ProgressBoard
-from lora_trainer.readout import STEPS_BETWEEN_READS, Readout
+from lora_trainer.readout import Readout
 from lora_trainer.recipes import Batch, LiveTexts, LossSettings, Recipe, TextEncoder
 from lora_trainer.schedule import learning_rate_at
 from lora_trainer.stopping import StopFlag
@@ -77,7 +77,7 @@ class Trainer:
     """Told of every step."""
 
     stop: StopFlag
-    """Looked at before every step, or every few where the device must not wait."""
+    """Looked at before every batch."""
 
     text_encoder: TextEncoder | None = None
     """Where it is trained too, and captions must be encoded anew at each step."""
@@ -104,7 +104,7 @@ class Trainer:
             InterruptedRunError: A stop was asked for; a checkpoint was saved.
             TrainerError: TrainingDiverged.
         """
-        self.readout = Readout(self.group.device)
+        self.readout = Readout(self.group.device, early=self.group.leads)
         first = self._resume()
         self.board.expect(self.total_steps, done=first)
         self.observer.began(first)
@@ -112,7 +112,6 @@ class Trainer:
         with made_ahead(self.source.of, range(first, self.total_steps)) as steps:
             self.marked = time.perf_counter()
             for step, batches in zip(range(first, self.total_steps), steps, strict=True):
-                self._stop_where_asked(step)
                 self._step(step, batches)
                 if step == first:
                     self._report(self.readout.drain())
@@ -131,8 +130,9 @@ class Trainer:
 
         Raises:
             torch.OutOfMemoryError: It doesn't fit, in this process or in another.
+            Exception: Any other failure, in all processes at once.
         """
-        fits, seconds = True, 0.0
+        seconds, fault = 0.0, None
         self.denoiser.train()
         batches = self.source.trials()
         try:
@@ -142,21 +142,22 @@ class Trainer:
                     self.updater.try_out(self.losses(batch).mean())
                     seconds = time.perf_counter() - began
         except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            fits = False
-        if self.group.anyone(not fits):
+            fault = error
+        if self.group.anyone(fault is not None and is_out_of_memory(fault)):
             raise torch.OutOfMemoryError("out of memory in the trial of the batches' shapes")
+        if self.group.anyone(fault is not None):
+            raise fault or RuntimeError("the trial of the batches' shapes failed elsewhere")
         return seconds
 
     def losses(self, batch: MicroBatch) -> torch.Tensor:
         """Loss of each picture of one batch, with its graph."""
         torch.manual_seed(batch.dropout_seed)
         reduced = self.dtype is not torch.float32
+        inputs = self._inputs(batch)  # outside of autocast: text encoders run in float32
         with torch.autocast(self.group.device.type, self.dtype, enabled=reduced):
             return self.recipe.losses(
                 self.denoiser,
-                self._inputs(batch),
+                inputs,
                 settings=self.loss_settings,
                 generator=batch.generator,
             )
@@ -179,9 +180,11 @@ class Trainer:
         )
         found = []
         for batch in batches:
+            self._stop_where_asked(step)
             losses = self.losses(batch)
             self.updater.backward(losses.mean() / len(batches))
             found.append(losses.detach())
+            self.board.alive()
         figures = self.updater.apply(step, torch.cat(found), learning_rate=rate)
         self._report(self.readout.push((step, rate), figures))
 
@@ -193,7 +196,7 @@ class Trainer:
             figures = Figures.of(row)
             if figures.rescaled:
                 log.info("loss scale lowered", step=step + 1)
-            else:
+            elif self.group.leads:  # sees figures first, and ends the others with the run
                 self.guard.saw(
                     loss=figures.loss,
                     gradient_norm=figures.gradient_norm,
@@ -207,8 +210,8 @@ class Trainer:
             self.marked = now
 
     def _stop_where_asked(self, step: int) -> None:
-        alone = self.group.size == 1
-        if (alone or step % STEPS_BETWEEN_READS == 0) and self.group.anyone(self.stop.requested):
+        """End after the last whole step; of one that has begun nothing is kept."""
+        if self.group.anyone(self.stop.requested):
             self._save(step)
             self.stop.request()  # another process may have been asked
             self.stop.check(f"training (step {step} of {self.total_steps}, checkpoint saved)")

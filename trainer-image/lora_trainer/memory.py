@@ -55,6 +55,11 @@ def possible_rungs() -> list[MemoryStrategy]:
     return [rung for rung in RUNGS if rung is not MemoryStrategy.NF4 or _has_bitsandbytes()]
 
 
+def may_run_out(device: torch.device) -> bool:
+    """Whether a device has memory of its own, so that a trial tells what fits."""
+    return device.type == "cuda"
+
+
 def loads_on(strategy: MemoryStrategy, device: torch.device) -> torch.device:
     """Where the base is loaded to: one that is made smaller does not fit the device before."""
     shrinks = strategy in {MemoryStrategy.FP8, MemoryStrategy.NF4}

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from lora_api.job import JobDocument
 from lora_api.reasons import Reason
 from lora_api.recipes import setting_faults
-from lora_api.settings import Optimizer
+from lora_api.settings import Optimizer, Precision
 from lora_api.wording import explain
 from lora_trainer.disk import sha256_of_json
 from lora_trainer.errors import TrainerError
@@ -76,12 +76,19 @@ class Plan:
         step = RECIPES[self.job.recipe].bucket_step
         return self.resolution // step * step
 
-    def inputs_digest(self, dataset_digest: str, base_digest: str) -> str:
+    def inputs_digest(
+        self, dataset_digest: str, base_digest: str, *, processes: int, precision: Precision
+    ) -> str:
         """Digest of all that shapes the weights; places and prompts don't.
+
+        A checkpoint of other inputs is none: with other processes the steps have other batches,
+        and a run by epochs has another number of steps.
 
         Args:
             dataset_digest: Digest of pictures and captions.
             base_digest: Digest of the base model.
+            processes: How many train together.
+            precision: Arithmetic of the base model on this machine, never `auto`.
         """
         job = self.job
         return sha256_of_json(
@@ -94,6 +101,8 @@ class Plan:
                 "network": job.network.model_dump(mode="json"),
                 "optimization": job.optimization.model_dump(mode="json"),
                 "resolution": self.resolution,
+                "processes": processes,
+                "precision": precision.value,
             }
         )
 

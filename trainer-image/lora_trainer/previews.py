@@ -4,7 +4,7 @@ A module of its own because drawing must leave no trace in what is trained: not 
 numbers, not in the model's mode, and not by ending the run where there is no room to draw.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import torch
 
 from lora_trainer import log
 from lora_trainer.errors import is_out_of_memory, is_out_of_space
-from lora_trainer.sample import Brush, Preview, draw_previews, planned_previews
+from lora_trainer.sample import Brush, Preview, draw_previews, heard, planned_previews
 
 
 class Previews:
@@ -24,7 +24,9 @@ class Previews:
         every_steps: n.
         total_steps: The last step is left out, because the finished LoRA is drawn anyway.
         seed: Of every preview, so that they differ by the training alone.
-        denoiser: The model with its adapter.
+        models: All that have an adapter.
+        device: Where they are.
+        alive: Called after each pass through a model, because pictures may take minutes.
         brush: Makes what draws; asked for each time, so that nothing of it stays in memory.
         finished: Gives the model the weights that would be saved now, while it is open.
     """
@@ -37,7 +39,9 @@ class Previews:
         every_steps: int,
         total_steps: int,
         seed: int,
-        denoiser: torch.nn.Module,
+        models: Sequence[torch.nn.Module],
+        device: torch.device,
+        alive: Callable[[], None],
         brush: Callable[[], Brush],
         finished: Callable[[], AbstractContextManager[None]],
     ) -> None:
@@ -46,7 +50,9 @@ class Previews:
         self._every_steps = every_steps
         self._total_steps = total_steps
         self._seed = seed
-        self._denoiser = denoiser
+        self._models = list(models)
+        self._alive = alive
+        self._own_gpus = [device] if device.type == "cuda" else []
         self._brush = brush
         self._finished = finished
 
@@ -80,10 +86,16 @@ class Previews:
         """Pictures don't depend on checkpoints."""
 
     def _draw(self, planned: list[Preview]) -> None:
-        was_training = self._denoiser.training
-        self._denoiser.eval()
+        was_training = [model for model in self._models if model.training]
+        for model in was_training:
+            model.eval()
         try:
-            with torch.random.fork_rng(), self._finished():
+            with (
+                torch.random.fork_rng(devices=self._own_gpus),
+                self._finished(),
+                heard(self._models, self._alive),
+            ):
                 draw_previews(self._brush(), planned)
         finally:
-            self._denoiser.train(was_training)
+            for model in was_training:
+                model.train()

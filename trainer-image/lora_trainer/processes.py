@@ -16,6 +16,7 @@ from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -62,14 +63,14 @@ def device_of(rank: int) -> torch.device:
 
 @contextmanager
 def training_together(
-    work: Work, *, size: int, rendezvous: Path, fatal: Callable[[TrainerError], None]
+    work: Work, *, size: int, folder: Path, fatal: Callable[[TrainerError], None]
 ) -> Iterator[Group]:
     """Start helpers that do the same work, and be the first of the group meanwhile.
 
     Args:
         work: What a helper does; sent to it, so its parts must be picklable.
         size: Processes in all; 1 starts none.
-        rendezvous: A file that does not exist yet, in a folder that does.
+        folder: Where they meet through a file; no other run may use it.
         fatal: Ends this process where it is stuck because a helper is gone.
 
     Raises:
@@ -78,6 +79,7 @@ def training_together(
     if size == 1:
         yield Group(device=device_of(0))
         return
+    rendezvous = _meeting_place(folder)
     helpers = [
         _Helper(work, rank=rank, size=size, rendezvous=rendezvous) for rank in range(1, size)
     ]
@@ -100,6 +102,17 @@ def training_together(
         for helper in helpers:
             helper.end(patience)
         rendezvous.unlink(missing_ok=True)
+
+
+def _meeting_place(folder: Path) -> Path:
+    """A file that does not exist yet.
+
+    A run that was killed leaves its own behind, and in a container the next one has the same
+    process id: whoever opened that file again would wait for processes that are gone.
+    """
+    for old in folder.glob("rendezvous-*"):
+        old.unlink(missing_ok=True)
+    return folder / f"rendezvous-{uuid4().hex}"
 
 
 class _Helper:
@@ -180,7 +193,7 @@ def _joined(*, rank: int, size: int, rendezvous: Path) -> Iterator[Group]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
         init_method=f"file://{rendezvous}",
         rank=rank,
         world_size=size,

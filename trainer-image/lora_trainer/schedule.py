@@ -74,6 +74,11 @@ class BatchOrder:
         self._drawn = lru_cache(maxsize=2)(self._draw_cycle)
         self._order = lru_cache(maxsize=4 * len(self._groups))(self._shuffle)
 
+    @property
+    def groups(self) -> int:
+        """How many shapes there are."""
+        return len(self._groups)
+
     def at(self, number: int) -> list[int]:
         """Indices of the samples of one batch.
 

@@ -4,7 +4,6 @@ A module of its own because importing it imports torch: run.py gets here only wh
 something to train or draw.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -142,6 +141,7 @@ def open_session(context: Context, dataset: Dataset, base: BaseModel) -> Session
     check_compile(job.optimization.compile)
     processes = processes_for(job.processes)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = _precision(job.optimization.precision, device)
     layers = find_layers(recipe.skeleton(), plan.target_modules)
     _check_layers(recipe, layers)
     if len(recipe.experts()) > 1 and job.validation.sample_every_steps is not None:
@@ -157,12 +157,14 @@ def open_session(context: Context, dataset: Dataset, base: BaseModel) -> Session
         recipe=recipe,
         cache=Cache(context.workspace.cache, base),
         device=device,
-        precision=_precision(job.optimization.precision, device),
+        precision=precision,
         layers=layers,
         prompts=plan.prompts([sample.caption for sample in dataset.training]),
         processes=processes,
         total_steps=plan.total_steps(len(dataset.epoch), processes=processes),
-        inputs=plan.inputs_digest(dataset.digest, base.digest),
+        inputs=plan.inputs_digest(
+            dataset.digest, base.digest, processes=processes, precision=precision
+        ),
     )
     log.info(
         "loaded",
@@ -227,9 +229,8 @@ def _attempt(session: Session, task: Task, rung: MemoryStrategy, ladder: Ladder)
     context.board.divide(_steps_per_epoch(session))
     helper = partial(help_train, task, rung, ladder)
     share_threads(task)
-    rendezvous = context.workspace.root / f"rendezvous-{os.getpid()}-{rung.value}"
     with training_together(
-        helper, size=task.processes, rendezvous=rendezvous, fatal=context.fatal
+        helper, size=task.processes, folder=context.workspace.root, fatal=context.fatal
     ) as group:
         trainer = build_trainer(
             task, rung, session.recipe, group=group, board=context.board, stop=context.stop
@@ -239,8 +240,13 @@ def _attempt(session: Session, task: Task, rung: MemoryStrategy, ladder: Ladder)
     torch.set_num_threads(threads())
     forget_compiled(trainer.denoiser)
     session.denoiser, session.text_encoder = trainer.denoiser, trainer.text_encoder
-    for model in trainer.text_encoder.modules().values() if trainer.text_encoder else ():
+    for model in _text_models(trainer.text_encoder):
         model.eval()
+
+
+def _text_models(encoder: TextEncoder | None) -> list[torch.nn.Module]:
+    """Those that are trained too."""
+    return [] if encoder is None else list(encoder.modules().values())
 
 
 def _try(session: Session, task: Task, rung: MemoryStrategy) -> None:
@@ -309,7 +315,9 @@ def _observers(session: Session, trainer: Trainer) -> Observers:
             every_steps=validation.sample_every_steps,
             total_steps=session.total_steps,
             seed=validation.seed,
-            denoiser=trainer.denoiser,
+            models=[trainer.denoiser, *_text_models(trainer.text_encoder)],
+            device=session.device,
+            alive=session.context.board.alive,
             brush=lambda: brush_of(session, [trainer.denoiser], trainer.text_encoder),
             finished=trainer.updater.finished,
         )
@@ -331,7 +339,8 @@ def _check_layers(recipe: Recipe, layers: Sequence[str]) -> None:
 
 def _precision(wanted: Precision, device: torch.device) -> Precision:
     if wanted is Precision.AUTO:
-        half = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        # Older GPUs only emulate it, slower than fp32.
+        half = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return Precision.BF16 if half else Precision.FP32
     return wanted
 
