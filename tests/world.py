@@ -13,15 +13,17 @@ from datetime import datetime, timedelta
 from lora_api.exit_codes import ExitCode
 from lora_api.progress import Progress, Stage
 from lora_api.status import Phase
+from lora_api.training import WorkspaceType
 from lora_operator.labels import job_name, upload_job_name, workspace_name
 from lora_operator.state.decision import Action
 from lora_operator.state.last_codes import KILLED, LAST_CODES
-from lora_operator.state.views import Claim, Container, Job, Observed, Pod
+from lora_operator.state.views import Claim, Container, Job, Observed, Pod, Refusal, Refused
 from tests.builders import NOW, ATraining, a_training
 from tests.results import a_bad_result, a_good_result
 from tests.sights import a_progress
 
 UPLOAD = upload_job_name("anna")
+CREATES = {Action.CREATE_WORKSPACE, Action.CREATE_JOB, Action.CREATE_UPLOAD_JOB}
 STAGES = (Stage.FETCH, Stage.TRAIN, Stage.SAVE, Stage.SAMPLE, Stage.PUBLISH)
 
 
@@ -32,6 +34,8 @@ class APodInTheWorld:
     view: Pod
     job: str
     stage: int = 0
+    moved_at: datetime = NOW
+    """When its trainer last told of anything new."""
     is_counted: bool = False
 
 
@@ -54,6 +58,12 @@ class World:
     """Whether the workspace holds a finished LoRA."""
     is_stored: bool = False
     """Whether the bucket does."""
+    refuses: bool = False
+    """Whether the API server refuses what is new: a quota, an admission rule."""
+    has_budget: bool = False
+    """Whether a disruption budget forbids evictions: a pod is deleted instead."""
+    refused: frozenset[Action] = frozenset()
+    """What was refused at the present look."""
 
     def observe(self) -> Observed:
         """As the operator's own observing does, from a cache that is up to date."""
@@ -69,12 +79,26 @@ class World:
             job=job,
             pods=pods,
             progress=_progress(latest) if latest is not None else None,
+            progress_moved_at=_moved_at(latest) if latest is not None else None,
+            claim_refused=self._refusal(Action.CREATE_WORKSPACE),
+            job_refused=self._refusal(Action.CREATE_JOB) or self._refusal(Action.CREATE_UPLOAD_JOB),
             other_jobs=tuple(
                 other for name, other in self.jobs.items() if name not in {run.job_name, UPLOAD}
             ),
             upload_job=self.jobs.get(UPLOAD),
             upload_pods=self._views(UPLOAD),
         )
+
+    def _refusal(self, action: Action) -> Refused | None:
+        if action not in self.refused:
+            return None
+        return Refused(kind=Refusal.CREATION_REFUSED, what=str(action), message="quota")
+
+    @property
+    def is_ephemeral(self) -> bool:
+        """Whether the workspace is a folder of the node, with a copy in the bucket."""
+        spec = self.training.run().spec
+        return spec is not None and spec.workspace.type is WorkspaceType.EPHEMERAL
 
     def _views(self, job: str) -> tuple[Pod, ...]:
         return tuple(pod.view for pod in self.pods if pod.job == job)
@@ -90,14 +114,21 @@ class World:
 
     # What the operator does.
 
+    def ask_for(self, action: Action) -> None:
+        """Have an action carried out, unless it is refused."""
+        if self.refuses and action in CREATES:
+            self.refused |= {action}
+        else:
+            self.carry_out(action)
+
     def carry_out(self, action: Action) -> None:
         """Change the world as the API server would."""
         job = self.observe().run.job_name
         match action:
             case Action.CREATE_WORKSPACE:
-                name = workspace_name("anna")
+                name, uid = workspace_name("anna"), f"claim of {self.now}"
                 self.claim = self.claim or Claim(
-                    name=name, uid="claim", phase="Bound", created_at=self.now
+                    name=name, uid=uid, phase="Bound", created_at=self.now
                 )
             case Action.CREATE_JOB:
                 self.made.append(job)
@@ -142,7 +173,9 @@ class World:
             self.jobs[name] = replace(job, suspended=suspended)
 
     def evict(self, job: str) -> None:
-        """Take a Job's pods away without calling it their fault."""
+        """Take a Job's pods away; without a budget in the way it is not called their fault."""
+        if self.has_budget:
+            self._delete_pods(job)
         for pod in self.live:
             if pod.job == job and not pod.view.deleting:
                 pod.view = replace(pod.view, deleting=True, disrupted="EvictionByEvictionAPI")
@@ -247,13 +280,27 @@ class World:
             pod.view = replace(pod.view, node="node-1", scheduled_at=self.now)
         elif not pod.view.container.running:
             container = Container(running=True, started_at=self.now)
+            pod.moved_at = self.now
             pod.view = replace(pod.view, phase="Running", container=container)
         elif pod.stage < len(STAGES) - 1:
             pod.stage += 1
-            self.is_trained = self.is_trained or STAGES[pod.stage] is Stage.SAVE
+            pod.moved_at = self.now
+            if STAGES[pod.stage] is Stage.SAVE and not self.is_lost:
+                self.is_trained = True
         else:
             self.is_stored = True
             self.end(pod, ExitCode.OK)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the workspace's volume is gone for good."""
+        return self.claim is not None and self.claim.phase == "Lost"
+
+    def lose_volume(self) -> None:
+        """The disk under the claim dies, with all that lay on it."""
+        if self.claim is not None:
+            self.claim = replace(self.claim, phase="Lost")
+            self.is_trained = False
 
     def end(self, pod: APodInTheWorld, code: int, reason: str = "Error") -> None:
         """End a pod; what it leaves as its last word follows from the code."""
@@ -277,6 +324,10 @@ class World:
     def phase(self) -> Phase | None:
         """What the stored status says."""
         return self.training.run().status.phase
+
+
+def _moved_at(pod: APodInTheWorld) -> datetime | None:
+    return pod.moved_at if pod.view.container.running else None
 
 
 def _progress(pod: APodInTheWorld) -> Progress | None:

@@ -6,6 +6,7 @@ which the decisions are carried out, and the operator dies between any two of it
 
 from datetime import timedelta
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -19,7 +20,9 @@ from tests.builders import a_training
 from tests.world import UPLOAD, APodInTheWorld, World
 
 from lora_api.exit_codes import ExitCode
+from lora_api.progress import Stage
 from lora_api.status import ConditionType, LoRATrainingStatus, Phase
+from lora_api.training import WorkspaceType
 from lora_operator.rules.decide import decide
 from lora_operator.state.decision import Action, Decision, is_terminal
 from lora_operator.state.last_codes import KILLED
@@ -38,6 +41,8 @@ class ARunsLife(RuleBasedStateMachine):
         self.attempts = 0
         self.is_harmed = False
         """Whether anything happened that a run may fail from."""
+        self.was_seen_trained = False
+        """Whether the operator was told of a finished LoRA that still lies in the workspace."""
 
     @initialize(
         queued=st.booleans(),
@@ -45,11 +50,22 @@ class ARunsLife(RuleBasedStateMachine):
         memory=st.booleans(),
         workspace=st.sampled_from(["Delete", "Retain", "RetainOnFailure"]),
         ttl=st.sampled_from([None, None, 1000]),
+        kind=st.sampled_from(list(WorkspaceType)),
+        has_budget=st.booleans(),
     )
     def begin(
-        self, queued: bool, retries: int, memory: bool, workspace: str, ttl: int | None
+        self,
+        *,
+        queued: bool,
+        retries: int,
+        memory: bool,
+        workspace: str,
+        ttl: int | None,
+        kind: WorkspaceType,
+        has_budget: bool,
     ) -> None:
-        training = a_training().with_retries(retries)
+        self.world.has_budget = has_budget
+        training = a_training().with_retries(retries).with_spec("workspace.type", str(kind))
         training = training.with_spec("retention", {"workspace": workspace, "jobSeconds": 60})
         if ttl is not None:
             training = training.with_spec("retention.ttlSeconds", ttl)
@@ -63,17 +79,24 @@ class ARunsLife(RuleBasedStateMachine):
     @rule(dies_after=st.sampled_from([None, None, None, 0, 1]))
     def operator_looks(self, dies_after: int | None) -> None:
         """One look; a killed operator has done some of the acts and written nothing."""
+        self.world.refused = frozenset()
         decision = decide(self.world.observe(), self.world.now)
         for number, action in enumerate(decision.actions):
             if number == dies_after:
                 return
             self._check(action)
-            self.world.carry_out(action)
+            self.world.ask_for(action)
+            if self.world.refused:
+                break
+        sight = self.world.observe()
         if decision.actions:
-            decision = decide(self.world.observe(), self.world.now)
+            decision = decide(sight, self.world.now)
+        self.world.refused = frozenset()
         if dies_after is not None or not self.world.is_there:
             return
         self._write(decision)
+        told = sight.progress.stage if sight.progress is not None else None
+        self.was_seen_trained |= told in {Stage.SAVE, Stage.SAMPLE, Stage.PUBLISH}
 
     def _check(self, action: Action) -> None:
         world = self.world
@@ -84,10 +107,16 @@ class ARunsLife(RuleBasedStateMachine):
             assert not world.live, "nothing is uploaded beside a pod"
         if action is Action.RESUME_JOB:
             assert world.training.run().queue is None, "what Kueue holds is Kueue's"
-        if action in {Action.DELETE_WORKSPACE, Action.DELETE_RUN} and world.is_trained:
+        if action in {Action.DELETE_WORKSPACE, Action.DELETE_RUN} and self._is_only_copy():
             spec = world.training.run().spec
             assert spec is not None
             assert world.is_stored or spec.cancel is not None, "what is trained is not lost"
+
+    def _is_only_copy(self) -> bool:
+        """Whether the operator knows enough to keep what nobody could make again for nothing."""
+        world = self.world
+        self.was_seen_trained = self.was_seen_trained and world.is_trained
+        return self.was_seen_trained and world.claim is not None and not world.is_stored
 
     def _write(self, decision: Decision) -> None:
         status = decision.status
@@ -124,11 +153,46 @@ class ARunsLife(RuleBasedStateMachine):
             code = int(ExitCode.TRANSIENT)
         self.world.end(pod, code, "OOMKilled" if code == KILLED and is_oom else "Error")
 
+    @precondition(lambda self: self.world.is_there)
+    @rule(stages=st.integers(2, 4), finds_no_node=st.booleans())
+    def trained_and_then_out_of_luck(self, stages: int, finds_no_node: bool) -> None:
+        """A finished LoRA, and then attempts that get nowhere until nobody tries any more."""
+        self._work(2 + stages)
+        for _ in range(4):
+            for pod in self.world.live:
+                if pod.view.container.running:
+                    self.world.end(pod, ExitCode.TRANSIENT)
+            self.world.control()
+            if finds_no_node:
+                self.world.now += timedelta(seconds=3600)
+                self.operator_looks(None)
+            else:
+                self._work(2)
+        self.is_harmed = True
+
+    def _work(self, steps: int) -> None:
+        """Everybody does what is to be done, while the operator looks on."""
+        self.operator_looks(None)
+        self.world.control()
+        for _ in range(steps):
+            for pod in self.world.live:
+                self.world.step(pod)
+            self.operator_looks(None)
+
     @precondition(lambda self: self.world.live)
     @rule()
     def node_is_drained(self) -> None:
         for job in list(self.world.jobs):
             self.world.evict(job)
+
+    @rule()
+    def volume_is_lost(self) -> None:
+        self.world.lose_volume()
+        self.is_harmed = True
+
+    @rule(refuses=st.booleans())
+    def api_server_refuses(self, refuses: bool) -> None:
+        self.world.refuses = refuses
 
     @rule(seconds=st.sampled_from([1, 60, 700, 3600]))
     def time_passes(self, seconds: int) -> None:
@@ -207,6 +271,7 @@ class ARunsLife(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Left in peace, every run ends as its user asked; nothing stays behind."""
         world = self.world
+        world.refuses = False
         for _ in range(80):
             self.operator_looks(None)
             if not world.is_there or (is_terminal(world.training.run().status) and not world.jobs):
@@ -231,6 +296,8 @@ class ARunsLife(RuleBasedStateMachine):
             assert world.jobs == {}
         if run.status.phase is Phase.COMPLETED:
             assert world.is_stored
+        if self._is_only_copy() and run.spec.cancel is None and is_terminal(run.status):
+            assert world.claim is not None and not world.claim.deleting, "it is kept"
         if run.status.phase is Phase.FAILED:
             assert self.is_harmed, run.status.message
         assert UPLOAD not in world.made
@@ -238,3 +305,25 @@ class ARunsLife(RuleBasedStateMachine):
 
 TestARunsLife = ARunsLife.TestCase
 TestARunsLife.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+
+
+@pytest.mark.parametrize("finds_no_node", [False, True])
+@pytest.mark.parametrize("stages", [2, 3, 4])
+@pytest.mark.parametrize("retries", [0, 1, 2])
+def test_a_finished_lora_is_stored_when_its_attempts_run_out_of_luck(
+    retries: int, stages: int, finds_no_node: bool
+) -> None:
+    """The history that the machine rarely finds by chance, because so many others end the run."""
+    life = ARunsLife()
+    life.begin(
+        queued=False,
+        retries=retries,
+        memory=False,
+        workspace="Delete",
+        ttl=1000,
+        kind=WorkspaceType.CLAIM,
+        has_budget=False,
+    )
+    life.trained_and_then_out_of_luck(stages=stages, finds_no_node=finds_no_node)
+    life.teardown()
+    assert life.world.is_stored

@@ -11,6 +11,7 @@ from lora_api.progress import Stage
 from lora_api.reasons import Reason
 from lora_api.status import ConditionType, FailureStatus, TrainedStatus, UploadStatus
 from lora_api.training import WorkspaceType
+from lora_operator.rules.attempt_end import result_of
 from lora_operator.rules.base import Verdict
 from lora_operator.state.draft import Draft
 from lora_operator.state.text import sentence
@@ -38,7 +39,7 @@ def _tells_of_training(seen: Observed, draft: Draft, *, is_other: bool) -> bool:
         told = seen.progress
         if told.stage in TRAINED_STAGES or 0 < told.total_steps <= told.step:
             return True
-    if any(_not_stored(pod, seen) for pod in (*seen.pods, *seen.upload_pods)):
+    if any(_ended_trained(pod, seen) for pod in (*seen.pods, *seen.upload_pods)):
         return True
     if is_other:
         return False
@@ -49,9 +50,12 @@ def _tells_of_training(seen: Observed, draft: Draft, *, is_other: bool) -> bool:
     )
 
 
-def _not_stored(pod: Pod, seen: Observed) -> bool:
-    is_of_claim = seen.claim is None or pod.created_at >= seen.claim.created_at
-    return pod.container.exit_code == ExitCode.NOT_STORED and is_of_claim
+def _ended_trained(pod: Pod, seen: Observed) -> bool:
+    if seen.claim is not None and pod.created_at < seen.claim.created_at:
+        return False
+    result = result_of(pod)
+    has_all_steps = result is not None and 0 < result.total_steps <= result.step
+    return pod.container.exit_code == ExitCode.NOT_STORED or has_all_steps
 
 
 def give_up(
