@@ -15,7 +15,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ class Replica:
 
     def __init__(self, cluster: LightCluster, name: str, port: int) -> None:
         self.name = name
+        self._ready = f"http://127.0.0.1:{port}/readyz"
         variables = {"KUBECONFIG": str(cluster.kubeconfig), "POD_NAME": name}
         self._process = subprocess.Popen(
             [
@@ -53,6 +55,14 @@ class Replica:
             stderr=subprocess.DEVNULL,
         )
 
+    def is_ready(self) -> bool:
+        """Whether its cache is filled, so that it waits for nothing but the Lease."""
+        try:
+            with urllib.request.urlopen(self._ready, timeout=1) as answer:  # noqa: S310 - http
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
     def end(self, *, kindly: bool) -> None:
         """Stop (SIGTERM) or kill it, and wait until it is gone."""
         if kindly:
@@ -64,7 +74,9 @@ class Replica:
 
 def renewals(cluster: LightCluster) -> Iterator[tuple[datetime, str]]:
     """When who wrote the Lease, oldest first."""
-    for line in cluster.audit_log.read_text().splitlines():
+    # What follows the last line's end is being written just now.
+    complete, _, _ = cluster.audit_log.read_text().rpartition("\n")
+    for line in complete.splitlines():
         entry: dict[str, Any] = json.loads(line)
         about = entry.get("objectRef", {})
         written = entry["verb"] in {"create", "update"} and about.get("resource") == "leases"
@@ -73,14 +85,21 @@ def renewals(cluster: LightCluster) -> Iterator[tuple[datetime, str]]:
             yield datetime.fromisoformat(entry["requestReceivedTimestamp"]), name
 
 
-def wait_for(cluster: LightCluster, replica: Replica) -> None:
-    """Wait until a replica has written itself into the Lease."""
+def wait_until(is_so: Callable[[], bool], what: str) -> None:
+    """Wait until something is so; end the benchmark where it never is."""
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        if any(name == replica.name for _, name in renewals(cluster)):
-            return
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"never so within {PATIENCE_SECONDS:.0f} s: {what}")
         time.sleep(POLL_SECONDS)
-    raise SystemExit(f"{replica.name} did not come to lead within {PATIENCE_SECONDS:.0f} s")
+
+
+def wait_for_lead(cluster: LightCluster, replica: Replica) -> None:
+    """Wait until a replica has written itself into the Lease."""
+    wait_until(
+        lambda: any(name == replica.name for _, name in renewals(cluster)),
+        f"{replica.name} leads",
+    )
 
 
 def gap(cluster: LightCluster, last: str, following: str) -> float:
@@ -97,13 +116,14 @@ def measure(cluster: LightCluster, *, times: int, kindly: bool, port: int) -> li
     leader = Replica(cluster, f"{kind}-0", port)
     gaps = []
     try:
-        wait_for(cluster, leader)
+        wait_for_lead(cluster, leader)
         for number in range(1, times + 1):
             standby = Replica(cluster, f"{kind}-{number}", port + number % 2)
+            wait_until(standby.is_ready, f"{standby.name} is ready")
             time.sleep(SETTLE_SECONDS)
             leader.end(kindly=kindly)
             last, leader = leader.name, standby
-            wait_for(cluster, leader)
+            wait_for_lead(cluster, leader)
             gaps.append(gap(cluster, last, leader.name))
     finally:
         leader.end(kindly=True)

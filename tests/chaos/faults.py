@@ -77,15 +77,18 @@ def drain(ground: Ground, _: random.Random) -> bool:
     """The node takes no more pods and loses by eviction those that train; then it comes back."""
     node = persist(ground.core.list_node).items[0].metadata.name
     persist(lambda: ground.core.patch_node(node, {"spec": {"unschedulable": True}}))
-    names = _trainer_pods(ground)
-    for name in names:
-        body = client.V1Eviction(
-            metadata=client.V1ObjectMeta(name=name, namespace=ground.namespace)
-        )
-        with suppress(*UNREACHABLE):
-            ground.core.create_namespaced_pod_eviction(name, ground.namespace, body)
-    time.sleep(1)
-    persist(lambda: ground.core.patch_node(node, {"spec": {"unschedulable": None}}))
+    try:
+        names = _trainer_pods(ground)
+        for name in names:
+            body = client.V1Eviction(
+                metadata=client.V1ObjectMeta(name=name, namespace=ground.namespace)
+            )
+            with suppress(*UNREACHABLE):
+                ground.core.create_namespaced_pod_eviction(name, ground.namespace, body)
+        time.sleep(1)
+    finally:
+        # Whatever went wrong: no run after this storm could start on a node that takes no pods.
+        persist(lambda: ground.core.patch_node(node, {"spec": {"unschedulable": None}}))
     return bool(names)
 
 
