@@ -18,7 +18,7 @@ from lora_operator.errors import ConflictError, NotFoundError, OperatorError
 from lora_operator.gatekeeper import Gatekeeper
 from lora_operator.kube.client import KubeClient
 from lora_operator.kube.resources import CLAIMS, JOBS, PODS, TRAININGS, Resource
-from lora_operator.labels import RUN_UID_LABEL
+from lora_operator.labels import RUN_UID_LABEL, workspace_name
 from lora_operator.logs import log
 from lora_operator.metrics import Metrics
 from lora_operator.observe import NO_WORDS, NOTHING, look_up_warnings, observe, with_words_of
@@ -152,8 +152,8 @@ class Reconciler:
             return
         for name in (seen.run.job_name, *((seen.upload_job.name,) if seen.upload_job else ())):
             await self._reread_one(JOBS, Key(key.namespace, name))
-        if seen.claim is not None:
-            await self._reread_one(CLAIMS, Key(key.namespace, seen.claim.name))
+        # By name: a workspace that the cache does not know may hold the only copy of a LoRA.
+        await self._reread_one(CLAIMS, Key(key.namespace, workspace_name(key.name)))
         selector = f"{RUN_UID_LABEL}={seen.run.uid}"
         pods = await self._client.list_objects(
             PODS, key.namespace, params={"labelSelector": selector}

@@ -14,9 +14,11 @@ from tests.builders import NOW, ATraining, a_claim, a_job, a_pod, a_training
 from tests.dictionary_api import DictionaryApi
 from tests.results import a_good_result
 from tests.sights import seen
+from tests.unit.rows_given_up import NO_ENTRY, given_up_with
 
 from lora_api.status import LoRATrainingStatus
 from lora_operator.actions import Actor
+from lora_operator.builders.ownership import metadata
 from lora_operator.cache import Cache
 from lora_operator.errors import ApiError, RefusedError, UnavailableError
 from lora_operator.kube.resources import CLAIMS, EVENTS, JOBS, TRAININGS, Resource
@@ -236,3 +238,24 @@ async def test_an_explanation_that_cannot_be_read_holds_nothing_up(
     api.refusals[("GET", path)] = error
     await a_reconciler(api, cache).reconcile(ANNA)
     assert api.status()["phase"] == phase
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_no_run_is_deleted_with_a_workspace_that_the_cache_does_not_know(
+    is_there: bool,
+) -> None:
+    """With the run would go the only copy of what was trained."""
+    sight = given_up_with(65, NO_ENTRY)
+    training = sight.training.with_spec("retention.ttlSeconds", 0)
+    training = training.with_status(sight.decide().status)
+    api, cache = DictionaryApi(), Cache()
+    cache.put(TRAININGS, training.stored())
+    api.hold(TRAININGS, training.stored())
+    if is_there:
+        claim = a_claim()
+        api.hold(
+            CLAIMS,
+            {**claim, "metadata": metadata(training.run(), "anna-workspace") | claim["metadata"]},
+        )
+    await a_reconciler(api, cache).reconcile(ANNA)
+    assert any(asked.startswith("DELETE") for asked in api.asked) is not is_there
