@@ -121,6 +121,7 @@ def a_progress(stage: Stage, step: int, total: int = 100, at: datetime = NOW) ->
     """What a trainer tells about itself."""
     return Progress(
         stage=stage,
+        stage_percent=min(100.0, 100.0 * step / max(1, total)),
         step=step,
         total_steps=total,
         loss=0.1,

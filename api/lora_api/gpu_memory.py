@@ -119,7 +119,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         text_bytes=2 * 5_680_910_336,
     ),
 }
-_SMALLEST = {"wan": "wan-1.3B"}
+# What is placed by too much waits longer; what is placed by too little fails after its start.
+_LARGEST = {"wan": "wan-14B"}
 
 
 def gpu_memory_mib(
@@ -140,9 +141,9 @@ def gpu_memory_mib(
         dataset: As in the job or the resource.
         network: Likewise.
         optimization: Likewise.
-        architecture: A key of `ARCHITECTURES`; the recipe's smallest where nobody knows better.
+        architecture: A key of `ARCHITECTURES`; the recipe's largest where nobody knows better.
     """
-    facts = ARCHITECTURES[architecture or _SMALLEST.get(recipe, recipe)]
+    facts = ARCHITECTURES[architecture or _LARGEST.get(recipe, recipe)]
     defaults = RECIPES[recipe]
     pixels = (optimization.resolution or defaults.resolution) ** 2
     frames = dataset.frames or defaults.frames

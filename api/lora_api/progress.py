@@ -14,6 +14,9 @@ from lora_api.base import LenientDocument, Loss
 MAX_PROGRESS_BYTES = 16 * 1024
 MAX_STEPS_PER_SECOND = 1e6
 MAX_ETA_SECONDS = 1e9
+# The first piece of a stage includes what can't be told in pieces: weights are read from a slow
+# volume, kernels are compiled, an encoder of ten gigabytes is loaded.
+FIRST_PIECE_SECONDS = 1800.0
 
 
 class Stage(StrEnum):
@@ -76,3 +79,21 @@ class Progress(LenientDocument):
 
     updated_at: AwareDatetime
     """When this was true (UTC)."""
+
+
+def stall_allowance(
+    stage_percent: float,
+    *,
+    timeout_seconds: float,
+    first_piece_seconds: float = FIRST_PIECE_SECONDS,
+) -> float:
+    """Seconds without a sign of life that are no stall; trainer and operator go by the same.
+
+    Args:
+        stage_percent: How much of the present stage is done.
+        timeout_seconds: What the job allows.
+        first_piece_seconds: What the first piece of a stage may take at least.
+    """
+    if stage_percent == 0.0:
+        return max(timeout_seconds, first_piece_seconds)
+    return timeout_seconds

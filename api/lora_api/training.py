@@ -153,7 +153,8 @@ class LimitSettings(Document):
 
     stall_timeout_seconds: Annotated[int, Field(ge=30, le=86_400)] = 600
     """Seconds without any progress after which an attempt is ended and the next one goes on from
-    the last checkpoint, however alive the process claims to be."""
+    the last checkpoint, however alive the process claims to be. At least 1800 until a stage's first
+    report: weights are read, kernels compiled."""
 
 
 class WorkspaceRetention(StrEnum):

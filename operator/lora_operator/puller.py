@@ -203,11 +203,15 @@ async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _moved(known: Progress, told: Progress) -> bool:
-    """Whether the trainer has done anything; that it answers proves nothing."""
-    return (known.stage, known.stage_percent, known.step) != (
+    """Whether the trainer has done anything; that it answers proves nothing.
+
+    It notes the time of each sign of life, also of a piece of work that is no percent of a stage.
+    """
+    return (known.stage, known.stage_percent, known.step, known.updated_at) != (
         told.stage,
         told.stage_percent,
         told.step,
+        told.updated_at,
     )
 
 

@@ -177,6 +177,18 @@ LIFECYCLE: dict[str, Row] = {
         reason=Reason.INTERRUPTED,
         says=("600 s", "spec.limits.stallTimeoutSeconds", "last checkpoint"),
     ),
+    "a trainer may take its time for the first piece of a stage": Row(
+        sight=TRAINING.with_progress(Stage.TRAIN, 0).unmoved_for(1800),
+        phase=Phase.TRAINING,
+        truth="True",
+        reason=Reason.TRAINING,
+    ),
+    "no stage's first piece may take for ever": Row(
+        sight=TRAINING.with_progress(Stage.TRAIN, 0).unmoved_for(1860),
+        phase=Phase.PENDING,
+        reason=Reason.INTERRUPTED,
+        says=("1800 s", "spec.limits.stallTimeoutSeconds"),
+    ),
     "a trainer that stalls once too often ends the run": Row(
         sight=seen(a_training().with_retries(0))
         .with_pods(a_pod().running())

@@ -62,8 +62,8 @@ def test_larger_models_are_estimated_higher() -> None:
     assert _need("wan", "wan-1.3B") < _need("wan", "wan-14B")
 
 
-def test_an_unknown_wan_is_taken_for_the_smallest() -> None:
-    assert _need("wan") == _need("wan", "wan-1.3B")
+def test_an_unknown_wan_is_taken_for_the_largest() -> None:
+    assert _need("wan") == _need("wan", "wan-14B")
 
 
 def test_auto_is_estimated_as_checkpointing() -> None:

@@ -164,6 +164,20 @@ JOB_FIELDS: dict[str, tuple[Callable[[], Any], Any]] = {
         lambda: pod(a_training())["volumes"][1]["emptyDir"],
         {"sizeLimit": "2Gi"},
     ),
+    "several GPUs share memory that is large enough for NCCL": (
+        lambda: [
+            next(volume for volume in pod(a_training().with_gpus(2))["volumes"][2:]),
+            container(a_training().with_gpus(2))["volumeMounts"][2],
+        ],
+        [
+            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
+            {"name": "shm", "mountPath": "/dev/shm"},
+        ],
+    ),
+    "one GPU needs none": (
+        lambda: [volume["name"] for volume in pod(a_training().with_gpus(1))["volumes"]],
+        ["workspace", "tmp"],
+    ),
     "the access key must exist": (
         lambda: environment(a_training())["AWS_ACCESS_KEY_ID"]["valueFrom"]["secretKeyRef"],
         {"name": "s3", "key": "AWS_ACCESS_KEY_ID"},

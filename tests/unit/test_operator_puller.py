@@ -122,8 +122,11 @@ async def test_a_trainer_moves_when_it_does_something_not_when_it_answers() -> N
     puller.says = a_progress(Stage.TRAIN, 40)
     first = await puller.pull_all()
     assert first is not None
-    puller.says = a_progress(Stage.TRAIN, 40, at=NOW + timedelta(seconds=9))
     assert await puller.pull_all() == first
+    puller.says = a_progress(Stage.TRAIN, 40, at=NOW + timedelta(seconds=9))
+    noted = await puller.pull_all()  # a sign of life that is no step
+    assert noted is not None
+    assert noted > first
     puller.says = a_progress(Stage.TRAIN, 41)
     second = await puller.pull_all()
     assert second is not None

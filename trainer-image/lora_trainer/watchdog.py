@@ -13,31 +13,15 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 
-from lora_api.progress import Progress
+from lora_api.progress import FIRST_PIECE_SECONDS, Progress, stall_allowance
 from lora_api.reasons import Reason
 from lora_trainer import log
 from lora_trainer.errors import TrainerError
 from lora_trainer.progress import ProgressBoard
 
-# The first piece of a stage includes what can't be told in pieces: weights are read from a slow
-# volume, kernels are compiled, an encoder of ten gigabytes is loaded.
-FIRST_PIECE_SECONDS = 1800.0
 # How much later the timer without Python acts, where even the thread can't run.
 _LAST_RESORT_SECONDS = 60.0
 _STDERR = 2
-
-
-def allowance(progress: Progress, *, timeout_seconds: float, first_piece_seconds: float) -> float:
-    """Seconds without a sign of life that are no stall.
-
-    Args:
-        progress: The present state.
-        timeout_seconds: What the job allows.
-        first_piece_seconds: What the first piece of a stage may take at least.
-    """
-    if progress.stage_percent == 0.0:
-        return max(timeout_seconds, first_piece_seconds)
-    return timeout_seconds
 
 
 class Watchdog:
@@ -83,8 +67,8 @@ class Watchdog:
             progress = self._board.snapshot()
             if progress.updated_at != seen:
                 seen, since = progress.updated_at, time.monotonic()
-            allowed = allowance(
-                progress,
+            allowed = stall_allowance(
+                progress.stage_percent,
                 timeout_seconds=self._timeout_seconds,
                 first_piece_seconds=self._first_piece_seconds,
             )

@@ -28,6 +28,9 @@ TRAINER_ID = 65532
 GRACE_SECONDS = 60
 # Python's tempfile and torch's compiler caches; bounded so that a pod can't fill the node's disk.
 TMP_SIZE = "2Gi"
+# NCCL's buffers between the GPUs of one pod; the runtime's own 64 MiB are too few for it. It counts
+# against the memory limit as far as it is used.
+SHARED_MEMORY_SIZE = "1Gi"
 REQUIRED_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 UPLOAD_CPU = "500m"
 UPLOAD_SECONDS = 1800
@@ -144,6 +147,10 @@ def _pod_spec(run: Run, spec: LoRATrainingSpec, *, default_image: str) -> dict[s
             {"name": "tmp", "emptyDir": {"sizeLimit": TMP_SIZE}},
         ],
     }
+    if spec.resources.gpus > 1:
+        shared = {"medium": "Memory", "sizeLimit": SHARED_MEMORY_SIZE}
+        pod["volumes"].append({"name": "shm", "emptyDir": shared})
+        pod["containers"][0]["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108
     if spec.priority_class_name is not None:
         pod["priorityClassName"] = spec.priority_class_name
     if spec.resources.gpus:

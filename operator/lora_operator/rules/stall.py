@@ -4,6 +4,7 @@ A module of its own because the trainer watches itself by the same limit and lea
 its threads in the log; here is caught what is too stuck even for that.
 """
 
+from lora_api.progress import stall_allowance
 from lora_api.reasons import Reason
 from lora_api.status import FailureStatus
 from lora_operator.rules.base import Verdict
@@ -27,6 +28,8 @@ def trainer_makes_progress(seen: Observed, draft: Draft) -> Verdict:
     if moved_at is None:
         return Verdict.CONTINUE
     limit = spec.limits.stall_timeout_seconds
+    if seen.progress is not None:
+        limit = int(stall_allowance(seen.progress.stage_percent, timeout_seconds=limit))
     left = limit + MARGIN_SECONDS - (draft.now - moved_at).total_seconds()
     if left > 0:
         draft.revisit_in(left)
