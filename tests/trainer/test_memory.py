@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load
 from tests.trainer.jobs import AJob
 
 from lora_api.exit_codes import ExitCode
 from lora_api.reasons import Reason
+from lora_trainer import assembly, compiling
 from lora_trainer.batches import MicroBatch
 from lora_trainer.loop import Trainer
 
@@ -105,3 +108,31 @@ def test_a_smaller_base_is_nearly_the_same_base(rung: str, job: AJob) -> None:
     assert code == ExitCode.OK, second.message
     assert second.loss != first.loss
     assert second.loss == pytest.approx(first.loss, rel=0.1)
+
+
+def test_neither_the_trial_before_training_nor_compiling_changes_what_is_learned(
+    job: AJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = job.with_steps(2)
+    assert plain.run()[0] == ExitCode.OK
+    honest, trials, compiled = Trainer.try_shapes, list[float](), list[torch.nn.Module]()
+
+    def counted(self: Trainer) -> float:
+        trials.append(honest(self))
+        return trials[-1]
+
+    def compile_blocks(self: UNet2DConditionModel) -> None:
+        compiled.append(self)
+
+    monkeypatch.setattr(Trainer, "try_shapes", counted)
+    monkeypatch.setattr(assembly, "may_run_out", lambda _: True)
+    # Stands in for what needs a compiler and minutes.
+    monkeypatch.setattr(compiling, "has_compiler", lambda: True)
+    monkeypatch.setattr(UNet2DConditionModel, "compile_repeated_blocks", compile_blocks)
+    tried = plain.in_workspace("tried").having("optimization.compile", "always")
+    code, result = tried.run()
+    assert code == ExitCode.OK, result.message
+    assert (len(trials), len(compiled)) == (2, 1), "before compiling, and after"
+    learned = [load(one.model) for one in (plain, tried)]
+    assert learned[0].keys() == learned[1].keys()
+    assert all(torch.equal(learned[0][name], learned[1][name]) for name in learned[0])
