@@ -100,7 +100,7 @@ def test_shuffling_flipping_and_repeats_are_for_training_alone(tmp_path: Path) -
         (dataset.folder / f"p{number}.txt").write_text(f"zorp, {number}, red, round")
     asked = dataset.having(shuffleCaptions=True, flip=True, repeats=5)
     checked = ADataset(asked.root, asked.settings, held_out=1).checked()
-    assert len(checked.epoch) == 15
+    assert checked.epoch_size == 15
     assert all(len(one.captions) == 6 and len(one.sights) == 2 for one in checked.training)
     assert all(len(one.captions) == len(one.sights) == 1 for one in checked.held_out)
 

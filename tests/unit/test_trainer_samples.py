@@ -63,7 +63,7 @@ def test_every_side_is_seen_with_every_wording_equally_often() -> None:
 
 def test_repeats_make_an_epoch_longer_but_not_the_dataset() -> None:
     dataset = Dataset(training=[_sample()], held_out=[], digest="d", warnings=[], repeats=3)
-    assert len(dataset.epoch) == 3
+    assert dataset.epoch_size == 3
     assert len(dataset.samples) == 1
 
 

@@ -98,9 +98,9 @@ class Dataset:
         return [*self.training, *self.held_out]
 
     @property
-    def epoch(self) -> list[Sample]:
-        """What one pass over the dataset sees: each training sample, `repeats` times."""
-        return self.training * self.repeats
+    def epoch_size(self) -> int:
+        """Samples in one pass over the dataset: each that is trained on, `repeats` times."""
+        return len(self.training) * self.repeats
 
 
 def digest_of(samples: list[Sample]) -> str:

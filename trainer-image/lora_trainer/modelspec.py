@@ -106,7 +106,7 @@ def _sd_scripts(facts: Facts) -> dict[str, Any]:
         "ss_keep_tokens": dataset.keep_tags,
         "ss_caption_dropout_rate": dataset.caption_dropout,
         "ss_mixed_precision": "no" if facts.precision == "fp32" else facts.precision,
-        "ss_num_train_images": len(facts.dataset.epoch),
+        "ss_num_train_images": facts.dataset.epoch_size,
         "ss_dataset_dirs": json.dumps(
             {"dataset": {"img_count": len(facts.dataset.training), "n_repeats": dataset.repeats}}
         ),

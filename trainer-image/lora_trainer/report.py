@@ -82,7 +82,7 @@ class Facts:
     @property
     def epochs(self) -> int:
         """Passes over the training pictures, the last one perhaps in part."""
-        return max(1, -(-self.total_steps * self.images_per_step // len(self.dataset.epoch)))
+        return max(1, -(-self.total_steps * self.images_per_step // self.dataset.epoch_size))
 
 
 def settings_of(facts: Facts) -> dict[str, Any]:

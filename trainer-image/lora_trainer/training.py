@@ -161,7 +161,7 @@ def open_session(context: Context, dataset: Dataset, base: BaseModel) -> Session
         layers=layers,
         prompts=plan.prompts([sample.caption for sample in dataset.training]),
         processes=processes,
-        total_steps=plan.total_steps(len(dataset.epoch), processes=processes),
+        total_steps=plan.total_steps(dataset.epoch_size, processes=processes),
         inputs=plan.inputs_digest(
             dataset.digest, base.digest, processes=processes, precision=precision
         ),
@@ -261,7 +261,7 @@ def _try(session: Session, task: Task, rung: MemoryStrategy) -> None:
 
 def _steps_per_epoch(session: Session) -> float:
     optimization = session.context.plan.job.optimization
-    return len(session.dataset.epoch) / images_per_step(
+    return session.dataset.epoch_size / images_per_step(
         batch_size=optimization.batch_size,
         accumulation=optimization.gradient_accumulation_steps,
         processes=session.processes,
@@ -279,7 +279,7 @@ def _task(session: Session) -> Task:
         layers=session.layers,
         precision=session.precision,
         total_steps=session.total_steps,
-        every_steps=plan.checkpoint_steps(len(session.dataset.epoch), processes=session.processes),
+        every_steps=plan.checkpoint_steps(session.dataset.epoch_size, processes=session.processes),
         checkpoints=workspace.checkpoints(session.inputs),
         processes=session.processes,
         started=session.context.started,
