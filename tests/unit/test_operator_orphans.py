@@ -75,7 +75,7 @@ class Shelf(KubeClient):
         for body in self.listed.get(resource, []):
             yield copy.deepcopy(body)
 
-    async def get(self, resource: Resource, namespace: str, name: str) -> Object:
+    async def get(self, resource: Resource, namespace: str | None, name: str) -> Object:
         del resource, namespace, name
         if self.run_live is None:
             raise NotFoundError("gone", status=404)
