@@ -2,8 +2,9 @@
 
 A point is the moment after the API server carried out a write and before the operator heard of it.
 That is the hardest moment of the whole stretch until the next write: whatever the process knew dies
-with it, so dying later leaves the same state behind. How many points there are is found by an
-undisturbed life, not written here.
+with it, so dying later leaves the same state behind. Which points there are is found by an
+undisturbed life, not written here. A point is named by its write and not by a number, because on a
+busy machine two looks may become one, and then all numbers after it mean something else.
 """
 
 from __future__ import annotations
@@ -31,13 +32,18 @@ from lora_operator.kube.resources import CLAIMS, JOBS, PODS, TRAININGS
 pytestmark = pytest.mark.api
 AT_ONCE = 3
 QUIET_SECONDS = 1.0
+# A life in which two looks became one lacks a write, and can't be ended there: another may.
+TRIES = 5
+Point = tuple[str, int]
+"""A write's label, and how many writes of that label came before it."""
 
 
 class Reaper:
-    """The proxy's rule: after its n-th write the operator dies, and another one starts."""
+    """The proxy's rule: after a certain write the operator dies, and another one starts."""
 
-    def __init__(self, operator: Operator, *, deadly: int | None) -> None:
+    def __init__(self, operator: Operator, *, deadly: Point | None) -> None:
         self.writes: list[str] = []
+        self.strikes = False
         self.has_struck = False
         self._operator = operator
         self._deadly = deadly
@@ -46,11 +52,14 @@ class Reaper:
     async def __call__(self, request: Request, forward: Forward) -> web.StreamResponse:
         if not request.is_write:
             return await forward()
-        number = len(self.writes)
-        self.writes.append(_label(request))
+        label = _label(request)
+        point = (label, self.writes.count(label))
+        self.writes.append(label)
         self._last_at = time.monotonic()
+        is_deadly = point == self._deadly and not self.strikes
+        self.strikes = self.strikes or is_deadly
         answer = await forward()
-        if number != self._deadly:
+        if not is_deadly:
             return answer
         await asyncio.to_thread(self._operator.kill)
         threading.Thread(target=self._succeed, daemon=True).start()
@@ -77,7 +86,8 @@ def _label(request: Request) -> str:
 class Life:
     """What is left of a life."""
 
-    deadly: int | None
+    deadly: Point | None
+    was_killed: bool
     writes: list[str]
     truth: Object
     children: dict[str, set[str]]
@@ -97,7 +107,15 @@ class Theatre:
     folder: Path
     api: ApiServer
 
-    def play(self, deadly: int | None = None) -> Life:
+    def end_at(self, point: Point) -> Life:
+        """A life that is ended at a point."""
+        for _ in range(TRIES):
+            life = self.play(point)
+            if life.was_killed:
+                break
+        return life
+
+    def play(self, deadly: Point | None = None) -> Life:
         namespace = self.api.make_namespace(f"ns-{uuid.uuid4().hex[:8]}")
         folder = self.folder / namespace
         folder.mkdir()
@@ -108,15 +126,17 @@ class Theatre:
         try:
             operator.start()
             stage.live()
-            if deadly is not None:
-                eventually(lambda: reaper.has_struck, f"write {deadly} comes: {reaper.writes}")
-                eventually(lambda: operator.ready, "the next operator is ready")
             eventually(reaper.is_quiet, "nothing more is written")
+            if reaper.strikes:
+                eventually(lambda: reaper.has_struck, "another operator is started")
+                eventually(lambda: operator.ready, "the next operator is ready")
+                eventually(reaper.is_quiet, "nothing more is written by it")
         finally:
             operator.kill()
             wire.close()
         return Life(
             deadly=deadly,
+            was_killed=reaper.strikes,
             writes=reaper.writes,
             truth=_truth(stage.status),
             children=self._children(stage),
@@ -167,13 +187,13 @@ def theatre(light_cluster: LightCluster, tmp_path: Path) -> Theatre:
 def test_killed_after_any_write_the_next_operator_ends_at_the_same(theatre: Theatre) -> None:
     undisturbed = theatre.play()
     assert undisturbed.jobs_created == 1
-    points = range(len(undisturbed.writes))
+    writes = undisturbed.writes
+    points = [(label, writes[:number].count(label)) for number, label in enumerate(writes)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        lives = list(pool.map(theatre.play, points))
+        lives = list(pool.map(theatre.end_at, points))
     for life in lives:
+        assert life.was_killed, life.death
         assert life.truth == undisturbed.truth, life.death
         assert life.children == undisturbed.children, life.death
         assert life.jobs_created == 1, life.death
-    # No write of the undisturbed life was spared, whatever a kill let the later ones become.
-    assert set(undisturbed.writes) <= {life.writes[point] for point, life in enumerate(lives)}
     print(f"{len(lives)} points, {sum(len(life.writes) for life in lives)} writes")
