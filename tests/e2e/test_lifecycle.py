@@ -42,7 +42,8 @@ def test_a_suspended_training_gives_its_gpu_back_and_goes_on_from_the_same_step(
     status = cluster.wait(
         namespace,
         "held",
-        lambda s: s.get("attempts") == 2 and s.get("phase") == "Training",
+        # Until its checkpoint is read, the next attempt knows of no step.
+        lambda s: s.get("attempts") == 2 and s["phase"] == "Training" and s["progress"]["step"] > 0,
     )
     assert status["progress"]["step"] >= attempt["step"]
     job = cluster.batch.read_namespaced_job("held-train", namespace)
