@@ -8,6 +8,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from lora_operator import logs
 from lora_operator.app import run
@@ -46,6 +47,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         progress_via=ProgressRoute(given.progress_via),
         host=given.host,
         port=given.metrics_port,
+        webhook_certificate=given.webhook_certificate,
+        webhook_port=given.webhook_port,
         leader_elect=given.leader_elect,
         lease_name=given.lease_name,
         lease_namespace=given.lease_namespace,
@@ -98,6 +101,17 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         default=env("metrics_port", str(defaults.port)),
         help="port of /metrics, /healthz and /readyz (default: %(default)s; "
         "LORA_OPERATOR_METRICS_PORT)",
+    )  # fmt: skip
+    add(
+        "--webhook-certificate", type=Path, metavar="FOLDER",
+        default=env("webhook_certificate", "") or None,
+        help="serve the admission webhook with tls.crt and tls.key of this folder (default: none "
+        "is served; LORA_OPERATOR_WEBHOOK_CERTIFICATE)",
+    )  # fmt: skip
+    add(
+        "--webhook-port", type=int, metavar="PORT",
+        default=env("webhook_port", str(defaults.webhook_port)),
+        help="port of the admission webhook (default: %(default)s; LORA_OPERATOR_WEBHOOK_PORT)",
     )  # fmt: skip
     add(
         "--leader-elect", action=argparse.BooleanOptionalAction,

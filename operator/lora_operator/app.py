@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 
 from lora_operator.actions import Actor
+from lora_operator.admission_webhook import ANSWER_WITHIN_SECONDS, AdmissionWebhook
 from lora_operator.api_watch import ApiWatch
 from lora_operator.cache import Cache
 from lora_operator.errors import ApiError, OperatorError
@@ -125,6 +126,7 @@ class App:
             namespaces=settings.namespaces,
             on_change=self._hear,
             on_policy=self._gatekeeper.policy_changed,
+            webhook=self._webhook(connection.server),
         )
         self._puller = ProgressPuller(
             cache=cache,
@@ -192,6 +194,21 @@ class App:
         """Close all connections."""
         await self._session.close()
         await self._pod_session.close()
+
+    def _webhook(self, server: str) -> AdmissionWebhook | None:
+        certificate = self._settings.webhook_certificate
+        if certificate is None:
+            return None
+        client = KubeClient(
+            session=self._session, server=server, timeout_seconds=ANSWER_WITHIN_SECONDS
+        )
+        return AdmissionWebhook(
+            client=client,
+            cache=self._cache,
+            host=self._settings.host,
+            port=self._settings.webhook_port,
+            certificate=certificate,
+        )
 
     def _hear(self, key: Key) -> None:
         """Take news of a run; one for which nothing was done yet goes first: its GPU idles."""

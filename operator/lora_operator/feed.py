@@ -12,6 +12,7 @@ from typing import Any
 
 import kopf
 
+from lora_operator.admission_webhook import AdmissionWebhook
 from lora_operator.cache import Cache, run_of
 from lora_operator.kube.credentials import Connection, Middleware
 from lora_operator.kube.resources import CHILDREN, POLICIES, WATCHED, Resource
@@ -39,6 +40,7 @@ class Feed:
         namespaces: tuple[str, ...],
         on_change: Callable[[Key], None],
         on_policy: Callable[[str], None],
+        webhook: AdmissionWebhook | None = None,
     ) -> None:
         """Wire the feed.
 
@@ -49,6 +51,7 @@ class Feed:
             namespaces: Namespaces to watch; empty for all.
             on_change: Told the run that an object belongs to, when that object is news.
             on_policy: Told the namespace whose policy is news.
+            webhook: Served along, for as long as watching goes on.
         """
         self._cache = cache
         self._connection = connection
@@ -56,6 +59,7 @@ class Feed:
         self._namespaces = namespaces
         self._on_change = on_change
         self._on_policy = on_policy
+        self._webhook = webhook
         self._stop = asyncio.Event()
         self.started = asyncio.Event()
         """Set once watching has begun."""
@@ -68,9 +72,12 @@ class Feed:
         """
         # kopf waits for, and in the end cancels, every task that began after it; ours are ours.
         ours = asyncio.all_tasks()
+        registry, settings = self._registry(), _settings()
+        if self._webhook is not None:
+            self._webhook.add_to(registry, settings)
         tasks = await kopf.spawn_tasks(
-            registry=self._registry(),
-            settings=_settings(),
+            registry=registry,
+            settings=settings,
             standalone=True,
             clusterwide=not self._namespaces,
             namespaces=self._namespaces,

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
 DEFAULT_TRAINER_IMAGE = "lora-trainer:latest"
 
@@ -38,6 +39,12 @@ class Settings:
 
     port: int = 8081
     """Port of /metrics, /healthz and /readyz."""
+
+    webhook_certificate: Path | None = None
+    """Folder with tls.crt and tls.key of the admission webhook; without it there is none."""
+
+    webhook_port: int = 9443
+    """Port of the admission webhook."""
 
     leader_elect: bool = True
     """Whether to hold the Lease before acting."""
