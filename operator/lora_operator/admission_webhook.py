@@ -157,7 +157,13 @@ class AdmissionWebhook:
                         log("webhook served", port=self._port)
                         yield client_config
             except (OSError, ssl.SSLError) as error:
-                log("webhook not served", level=logging.ERROR, message=error)
+                log(
+                    "webhook not served",
+                    level=logging.ERROR,
+                    certificate=self._certificate,
+                    port=self._port,
+                    message=error,
+                )
             await asyncio.sleep(TRY_AGAIN_SECONDS)
 
 
