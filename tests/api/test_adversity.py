@@ -28,11 +28,6 @@ WATCHES = len(WATCHED)
 
 
 @pytest.fixture(scope="module")
-def api(light_cluster: LightCluster) -> ApiServer:
-    return ApiServer(light_cluster.kubeconfig)
-
-
-@pytest.fixture(scope="module")
 def shared_wire(
     light_cluster: LightCluster, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Interceptor]:

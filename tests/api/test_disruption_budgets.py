@@ -4,13 +4,11 @@ A module of its own because it needs no operator process: the acts are done righ
 """
 
 import asyncio
-import uuid
 
 import pytest
 from tests.api.operator_process import ApiServer, Object
 from tests.builders import NOW, RUN_UID, a_training
 
-from lora_cluster.light import LightCluster
 from lora_operator.actions import Actor
 from lora_operator.cache import Cache
 from lora_operator.kube.client import KubeClient
@@ -23,16 +21,6 @@ from lora_operator.state.views import Job, Observed
 pytestmark = pytest.mark.api
 
 BUDGETS = Resource(group="policy", version="v1", plural="poddisruptionbudgets")
-
-
-@pytest.fixture
-def api(light_cluster: LightCluster) -> ApiServer:
-    return ApiServer(light_cluster.kubeconfig)
-
-
-@pytest.fixture
-def namespace(api: ApiServer) -> str:
-    return api.make_namespace(f"ns-{uuid.uuid4().hex[:8]}")
 
 
 def a_running_pod(api: ApiServer, namespace: str) -> Object:

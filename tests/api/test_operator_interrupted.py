@@ -14,7 +14,6 @@ import pytest_asyncio
 from tests.api.operator_process import ApiServer, Object
 from tests.builders import NOW, a_training
 
-from lora_cluster.light import LightCluster
 from lora_operator.actions import Actor
 from lora_operator.builders.ownership import is_owned_by
 from lora_operator.cache import Cache
@@ -47,11 +46,6 @@ class ShortLivedClient(KubeClient):
             raise CutOffError
         self.left -= 1
         return await super()._request(verb, path, **options)
-
-
-@pytest.fixture(scope="module")
-def api(light_cluster: LightCluster) -> ApiServer:
-    return ApiServer(light_cluster.kubeconfig)
 
 
 class Life:

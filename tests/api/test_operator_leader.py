@@ -1,12 +1,10 @@
 """Two replicas, one Lease: who leads, who follows, and that who lost it changes nothing more."""
 
 import json
-import uuid
-from collections.abc import Iterator
 from datetime import datetime
 
 import pytest
-from tests.api.operator_process import ApiServer, Object, Operator, eventually
+from tests.api.operator_process import Object, Operator, eventually
 from tests.api.stage import Stage
 from tests.builders import a_training
 
@@ -16,32 +14,14 @@ from lora_operator.kube.resources import EVENTS, JOBS, LEASES
 pytestmark = pytest.mark.api
 
 
-@pytest.fixture(scope="module")
-def api(light_cluster: LightCluster) -> ApiServer:
-    return ApiServer(light_cluster.kubeconfig)
-
-
 @pytest.fixture
-def namespace(api: ApiServer) -> str:
-    return api.make_namespace(f"ns-{uuid.uuid4().hex[:8]}")
-
-
-@pytest.fixture
-def stage(api: ApiServer, namespace: str) -> Stage:
-    return Stage(api, a_training().in_namespace(namespace))
-
-
-@pytest.fixture
-def pair(api: ApiServer, namespace: str) -> Iterator[tuple[Operator, Operator]]:
+def pair(operators: tuple[Operator, Operator]) -> tuple[Operator, Operator]:
     """The leader and its standby."""
-    arguments = (f"--lease-namespace={namespace}", f"--namespace={namespace}")
-    one, two = (Operator(api.kubeconfig, *arguments, identity=name) for name in ("one", "two"))
+    one, two = operators
     one.start()
     eventually(lambda: one.leads, "the first leads")
     two.start()
-    yield one, two
-    for operator in (one, two):
-        operator.kill()
+    return one, two
 
 
 def requests_of(cluster: LightCluster, namespace: str, identity: str) -> list[Object]:

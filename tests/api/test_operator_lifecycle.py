@@ -1,7 +1,6 @@
 """The operator's whole way, as a process, against a real API server; the test plays the kubelet."""
 
 import time
-import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -10,21 +9,10 @@ from tests.api.stage import Stage
 from tests.builders import a_job, a_pod, a_training
 from tests.results import a_bad_result, a_good_result
 
-from lora_cluster.light import LightCluster
 from lora_operator.kube.resources import CLAIMS, JOBS, LEASES, PODS, TRAININGS
 
 pytestmark = pytest.mark.api
 NewStage = Callable[..., Stage]
-
-
-@pytest.fixture(scope="module")
-def api(light_cluster: LightCluster) -> ApiServer:
-    return ApiServer(light_cluster.kubeconfig)
-
-
-@pytest.fixture
-def namespace(api: ApiServer) -> str:
-    return api.make_namespace(f"ns-{uuid.uuid4().hex[:8]}")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from tests.sights import a_progress
 from lora_api.job import PROGRESS_PORT
 from lora_api.progress import MAX_PROGRESS_BYTES
 from lora_api.progress import Stage as TrainerStage
-from lora_cluster.light import LightCluster
 
 pytestmark = pytest.mark.api
 # All of 127.0.0.0/8 is this machine, so that each trainer has an address of its own.
@@ -64,11 +63,6 @@ def trainer() -> Iterator[Trainer]:
     server = Trainer()
     yield server
     server.close()
-
-
-@pytest.fixture(scope="module")
-def api(light_cluster: LightCluster) -> ApiServer:
-    return ApiServer(light_cluster.kubeconfig)
 
 
 @pytest.fixture(scope="module")

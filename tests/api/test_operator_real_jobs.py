@@ -1,14 +1,12 @@
 """With the real controllers: how Jobs really fail, are refused, and are collected as garbage."""
 
 import functools
-import uuid
-from collections.abc import Iterator
 
 import pytest
 from tests.api.operator_process import ApiServer, Object, Operator, eventually
+from tests.api.real_stage import make_namespace
 from tests.api.stage import Stage
 from tests.builders import a_pod, a_training
-from tests.conftest import start_with_crds
 from tests.results import a_bad_result, a_good_result
 
 from lora_operator.kube.resources import CLAIMS, JOBS, PODS, TRAININGS, Resource
@@ -16,42 +14,13 @@ from lora_operator.kube.resources import CLAIMS, JOBS, PODS, TRAININGS, Resource
 pytestmark = pytest.mark.api
 
 
-@pytest.fixture(scope="module")
-def api() -> Iterator[ApiServer]:
-    with start_with_crds(controller_manager=True) as cluster:
-        api = ApiServer(cluster.kubeconfig)
-        # Pods on a node that does not exist would be collected.
-        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1"}}
-        api.request("POST", "/api/v1/nodes", node)
-        yield api
-
-
-@pytest.fixture(scope="module")
-def operator(api: ApiServer) -> Iterator[Operator]:
-    process = Operator(api.kubeconfig, "--no-leader-elect").start()
-    yield process
-    process.kill()
-
-
 @pytest.fixture
-def stage(api: ApiServer, operator: Operator) -> Stage:
-    del operator  # has to run
-    name = f"ns-{uuid.uuid4().hex[:8]}"
+def stage(controlled_api: ApiServer, controlled_operator: Operator) -> Stage:
+    """A run that is not applied yet, in a restricted namespace."""
+    del controlled_operator  # has to run
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-    namespace["metadata"] = {"name": name, "labels": labels}
-    api.request("POST", "/api/v1/namespaces", namespace)
-    path = f"/api/v1/namespaces/{name}/serviceaccounts/default"
-    eventually(lambda: exists(api, path), "the namespace is usable")
-    return Stage(api, a_training().in_namespace(name))
-
-
-def exists(api: ApiServer, path: str) -> bool:
-    try:
-        api.request("GET", path)
-    except OSError:
-        return False
-    return True
+    namespace = make_namespace(controlled_api, labels)
+    return Stage(controlled_api, a_training().in_namespace(namespace))
 
 
 def is_empty(stage: Stage, resource: Resource) -> bool:
@@ -114,8 +83,8 @@ def test_too_little_memory_is_not_tried_again(stage: Stage) -> None:
     assert stage.job()["status"]["conditions"][-1]["reason"] == "PodFailurePolicy"
 
 
-def test_a_kill_by_a_disruption_costs_no_retry(api: ApiServer, stage: Stage) -> None:
-    stage = Stage(api, stage.training.with_retries(0))
+def test_a_kill_by_a_disruption_costs_no_retry(stage: Stage) -> None:
+    stage = Stage(stage.api, stage.training.with_retries(0))
     stage.apply()
     first = a_pod().named(the_pod(stage))
     stage.bind_pod(first)
@@ -142,22 +111,22 @@ def test_a_crash_is_tried_again(stage: Stage) -> None:
     assert status["podName"] == second.name
 
 
-def test_a_dead_node_is_told_with_what_ends_the_wait(api: ApiServer, stage: Stage) -> None:
+def test_a_dead_node_is_told_with_what_ends_the_wait(stage: Stage) -> None:
     # A node without a kubelet: nobody confirms that a pod on it is gone.
     node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "dead"}}
-    api.request("POST", "/api/v1/nodes", node)
+    stage.api.request("POST", "/api/v1/nodes", node)
     stage.apply()
     first = a_pod().named(the_pod(stage))
     stage.bind_pod(first, "dead")
     stage.set_pod(first.running())
     stage.is_in("Starting", "Running")
-    api.request("DELETE", PODS.path(stage.namespace, first.name))
+    stage.api.request("DELETE", PODS.path(stage.namespace, first.name))
     message = stage.is_in("Starting", "Interrupted")["message"]
     assert f"Pod {first.name} is being taken from node dead" in message
     taint = {"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"}
     assert taint["key"] in message
     patch = {"spec": {"taints": [taint]}}
-    api.request("PATCH", "/api/v1/nodes/dead", patch, "application/merge-patch+json")
+    stage.api.request("PATCH", "/api/v1/nodes/dead", patch, "application/merge-patch+json")
     second = a_pod().named(the_pod(stage))
     stage.bind_pod(second)
     stage.set_pod(second.running())
@@ -182,8 +151,8 @@ def test_a_quota_on_pods_is_explained_by_the_jobs_events(stage: Stage) -> None:
     assert "exceeded quota: no-pods" in status["message"]
 
 
-def test_a_storage_class_that_does_not_exist_is_named(api: ApiServer, stage: Stage) -> None:
-    stage = Stage(api, stage.training.with_storage_class("fast"))
+def test_a_storage_class_that_does_not_exist_is_named(stage: Stage) -> None:
+    stage = Stage(stage.api, stage.training.with_storage_class("fast"))
     stage.apply()
     status = stage.is_in("Pending", "WorkspacePending")
     assert '"fast" not found' in status["message"]
@@ -191,15 +160,15 @@ def test_a_storage_class_that_does_not_exist_is_named(api: ApiServer, stage: Sta
 
 
 def test_a_deleted_run_takes_its_children_along_while_no_operator_lives(
-    stage: Stage, operator: Operator
+    stage: Stage, controlled_operator: Operator
 ) -> None:
     stage.apply()
     the_pod(stage)
-    operator.kill()
+    controlled_operator.kill()
     try:
         stage.api.delete(TRAININGS, stage.namespace, stage.name)
         # A claim that a pod used is kept by its protection until the pod is gone.
         for resource in (JOBS, PODS, CLAIMS):
             eventually(functools.partial(is_empty, stage, resource), f"no {resource.plural} left")
     finally:
-        operator.start()
+        controlled_operator.start()

@@ -1,139 +1,19 @@
-"""With the real controllers: suspend, cancel, queue, second Jobs and clean-up, as they really go.
+"""With the real controllers: suspend, cancel, second Jobs and clean-up, as they really go.
 
 A module of its own because what a Job counts as a failure, and what waits for what in a deletion,
-is the controllers' to say; the test plays nobody but the kubelet (and Kueue).
+is the controllers' to say; the test plays nobody but the kubelet.
 """
 
-import copy
-import functools
-import uuid
-from collections.abc import Iterator
-
 import pytest
-from tests.api.operator_process import ApiServer, Object, Operator, eventually
-from tests.api.stage import Stage
-from tests.builders import APod, ATraining, a_pod, a_training
-from tests.conftest import start_with_crds
+from tests.api.operator_process import Object, eventually
+from tests.api.real_stage import NewStage
+from tests.builders import a_training
 from tests.results import a_bad_result, a_good_result
 
 from lora_api.reasons import Reason
-from lora_operator.kube.resources import (
-    CLAIMS,
-    JOBS,
-    PODS,
-    TRAININGS,
-    WORKLOADS,
-    Resource,
-)
+from lora_operator.kube.resources import CLAIMS, JOBS, PODS, TRAININGS
 
 pytestmark = pytest.mark.api
-MERGE = "application/merge-patch+json"
-
-
-@pytest.fixture(scope="module")
-def api() -> Iterator[ApiServer]:
-    with start_with_crds(controller_manager=True) as cluster:
-        api = ApiServer(cluster.kubeconfig)
-        # Pods on a node that does not exist would be collected.
-        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1"}}
-        api.request("POST", "/api/v1/nodes", node)
-        yield api
-
-
-@pytest.fixture(scope="module")
-def operator(api: ApiServer) -> Iterator[Operator]:
-    process = Operator(api.kubeconfig, "--no-leader-elect").start()
-    yield process
-    process.kill()
-
-
-class RealStage(Stage):
-    """A stage on which the Job controller acts by itself."""
-
-    def patch(self, spec: Object, **meta: object) -> None:
-        """Change the run as its user would."""
-        path = TRAININGS.path(self.namespace, self.name)
-        self.api.request("PATCH", path, {"spec": spec, "metadata": meta}, MERGE)
-
-    def patch_job(self, spec: Object) -> None:
-        """Change the Job behind the operator's back, or as Kueue does."""
-        path = JOBS.path(self.namespace, "anna-train")
-        self.api.request("PATCH", path, {"spec": spec}, MERGE)
-
-    def running_pod(self, *, job: str = "anna-train", but: str = "") -> APod:
-        """The Job's newest pod, on a node and running."""
-
-        def newest() -> str | None:
-            for pod in self.api.list(PODS, self.namespace):
-                owner, name = pod["metadata"]["ownerReferences"][0]["name"], pod["metadata"]["name"]
-                if owner == job and name != but and pod["status"]["phase"] == "Pending":
-                    found: str = name
-                    return found
-            return None
-
-        pod = a_pod().named(eventually(newest, f"{job} has a pod"))
-        self.bind_pod(pod)
-        self.set_pod(pod.running())
-        return pod
-
-    def pod(self, pod: APod) -> Object:
-        """The pod as it is."""
-        body = self.api.get(PODS, self.namespace, pod.name)
-        assert body is not None
-        return body
-
-    def is_leaving(self, pod: APod) -> None:
-        """Wait until the pod's deletion has begun."""
-        eventually(lambda: "deletionTimestamp" in self.pod(pod)["metadata"], f"{pod.name} is to go")
-
-    def end(self, pod: APod, code: int, message: str = "") -> None:
-        """End a pod as its kubelet would: its conditions stay, then it goes."""
-        conditions = self.pod(pod)["status"]["conditions"]
-        self.set_pod(pod.ended(code, message), conditions=conditions)
-        if "deletionTimestamp" in self.pod(pod)["metadata"]:
-            self.api.delete(PODS, self.namespace, pod.name)
-
-    def has(self, resource: Resource) -> list[str]:
-        """Names of what there is of a kind and not on its way out."""
-        return [
-            body["metadata"]["name"]
-            for body in self.api.list(resource, self.namespace)
-            if "deletionTimestamp" not in body["metadata"]
-        ]
-
-    def is_empty_of(self, *resources: Resource) -> None:
-        for resource in resources:
-            eventually(functools.partial(self._lacks, resource), f"no {resource.plural} left")
-
-    def _lacks(self, resource: Resource) -> bool:
-        return not self.api.list(resource, self.namespace)
-
-
-@pytest.fixture
-def new_stage(api: ApiServer, operator: Operator) -> "NewStage":
-    del operator  # has to run
-    return NewStage(api)
-
-
-class NewStage:
-    """Makes stages, each in a namespace of its own."""
-
-    def __init__(self, api: ApiServer) -> None:
-        self._api = api
-
-    def __call__(
-        self, training: ATraining | None = None, *, labels: Object | None = None
-    ) -> RealStage:
-        name = f"ns-{uuid.uuid4().hex[:8]}"
-        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-        self._api.request("POST", "/api/v1/namespaces", body)
-        path = f"/api/v1/namespaces/{name}/serviceaccounts"
-        eventually(lambda: self._api.request("GET", path)["items"], "the namespace is usable")
-        stage = RealStage(self._api, (training or a_training()).in_namespace(name))
-        manifest = copy.deepcopy(stage.training.manifest())
-        manifest["metadata"]["labels"] = labels or {}
-        self._api.create(TRAININGS, manifest)
-        return stage
 
 
 @pytest.mark.parametrize(
@@ -243,102 +123,6 @@ def test_what_is_left_of_a_completed_run_goes_in_its_time(new_stage: NewStage) -
     # Who changes his mind afterwards is heard, too.
     stage.patch({"retention": {"ttlSeconds": 0}})
     stage.is_empty_of(TRAININGS)
-
-
-def test_a_queue_of_kueue_holds_the_job_and_takes_it_back(new_stage: NewStage) -> None:
-    labels = {"kueue.x-k8s.io/queue-name": "gpus"}
-    stage = new_stage(a_training().with_retries(0), labels=labels)
-    status = stage.is_in("Queued", "Queued")
-    assert "queue gpus" in status["message"]
-    assert stage.job()["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
-    stage.patch_job({"suspend": False})
-    first = stage.running_pod()
-    stage.is_in("Starting", "Running")
-    # Preempted: nobody but the Job controller deletes the pod, so nothing calls it a disruption.
-    stage.patch_job({"suspend": True})
-    stage.is_leaving(first)
-    stage.end(first, 143)
-    stage.is_in("Queued", "Queued")
-    stage.patch_job({"suspend": False})
-    second = stage.running_pod(but=first.name)
-    stage.end(second, 0, a_good_result())
-    assert stage.is_in("Completed")["attempts"] == 2
-
-
-@pytest.fixture
-def workloads(api: ApiServer) -> str:
-    """Kueue's kind, as far as the operator reads it."""
-    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    version = {
-        "name": WORKLOADS.version,
-        "served": True,
-        "storage": True,
-        "schema": {"openAPIV3Schema": schema},
-    }
-    names = {"kind": "Workload", "plural": WORKLOADS.plural, "singular": "workload"}
-    name = f"{WORKLOADS.plural}.{WORKLOADS.group}"
-    body = {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {
-            "name": name,
-            "annotations": {"api-approved.kubernetes.io": "unapproved, a stand-in for tests"},
-        },
-        "spec": {
-            "group": WORKLOADS.group,
-            "scope": "Namespaced",
-            "names": names,
-            "versions": [version],
-        },
-    }
-    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-    api.request("POST", path, body)
-
-    def is_served() -> bool:
-        conditions = api.request("GET", f"{path}/{name}").get("status", {}).get("conditions")
-        return "Established" in [condition["type"] for condition in conditions or []]
-
-    eventually(is_served, "the kind is served")
-    return name
-
-
-def test_kueues_own_words_are_quoted(new_stage: NewStage, workloads: str) -> None:
-    stage = new_stage(labels={"kueue.x-k8s.io/queue-name": "gpus"})
-    said = "couldn't assign flavors to pod set main: insufficient quota for nvidia.com/gpu"
-    condition = {"type": "QuotaReserved", "status": "False", "reason": "Pending", "message": said}
-    workload = {
-        "apiVersion": WORKLOADS.api_version,
-        "kind": "Workload",
-        "metadata": {
-            "name": "job-anna-train-abcde",
-            "namespace": stage.namespace,
-            "labels": {"kueue.x-k8s.io/job-uid": stage.job()["metadata"]["uid"]},
-        },
-        "status": {"conditions": [condition]},
-    }
-    stage.api.create(WORKLOADS, workload)
-    # The operator looks again when something moves, or after half a minute.
-    stage.patch({}, annotations={"looked-at": workloads})
-    eventually(lambda: said in stage.status.get("message", ""), "Kueue is quoted")
-    assert stage.status["phase"] == "Queued"
-
-
-def test_a_queued_run_is_suspended_without_touching_kueues_field(new_stage: NewStage) -> None:
-    labels = {"kueue.x-k8s.io/queue-name": "gpus"}
-    stage = new_stage(labels=labels)
-    stage.is_in("Queued")
-    stage.patch_job({"suspend": False})
-    first = stage.running_pod()
-    stage.is_in("Starting", "Running")
-    stage.patch({"suspend": True})
-    stage.is_leaving(first)
-    assert stage.job()["spec"]["suspend"] is False
-    stage.end(first, 143)
-    stage.is_in("Suspended", "Suspended")
-    assert stage.has(JOBS) == []
-    stage.patch({"suspend": False})
-    stage.is_in("Queued")
-    assert stage.has(JOBS) == ["anna-train-2"]
 
 
 def test_too_little_memory_is_tried_once_more_with_more(new_stage: NewStage) -> None:

@@ -1,44 +1,17 @@
 """Kills, restarts and gaps in the watch: the run must not notice."""
 
 import json
-import uuid
-from collections.abc import Iterator
 
 import pytest
-from tests.api.operator_process import ApiServer, Operator, eventually
+from tests.api.operator_process import Operator, eventually
 from tests.api.stage import Stage
-from tests.builders import a_job, a_pod, a_training
+from tests.builders import a_job, a_pod
 from tests.results import a_good_result
 
 from lora_cluster.light import LightCluster
 from lora_operator.kube.resources import JOBS, TRAININGS
 
 pytestmark = pytest.mark.api
-
-
-@pytest.fixture(scope="module")
-def api(light_cluster: LightCluster) -> ApiServer:
-    return ApiServer(light_cluster.kubeconfig)
-
-
-@pytest.fixture
-def namespace(api: ApiServer) -> str:
-    return api.make_namespace(f"ns-{uuid.uuid4().hex[:8]}")
-
-
-@pytest.fixture
-def stage(api: ApiServer, namespace: str) -> Stage:
-    return Stage(api, a_training().in_namespace(namespace))
-
-
-@pytest.fixture
-def operators(api: ApiServer, namespace: str) -> Iterator[tuple[Operator, Operator]]:
-    """Two replicas that share a Lease, neither of them started."""
-    arguments = (f"--lease-namespace={namespace}", f"--namespace={namespace}")
-    pair = tuple(Operator(api.kubeconfig, *arguments, identity=name) for name in ("one", "two"))
-    yield pair[0], pair[1]
-    for operator in pair:
-        operator.kill()
 
 
 def creations(cluster: LightCluster, namespace: str, plural: str) -> int:
