@@ -66,6 +66,16 @@ ROWS: dict[str, Row] = {
         reason=Reason.RESULT_MISSING,
         says=("deleted before its result was read", "without a GPU"),
     ),
+    "a completed Job whose pod took an ephemeral workspace along asks the output": Row(
+        sight=seen(a_training().with_spec("workspace.type", "Ephemeral"))
+        .without_claim()
+        .with_job(a_job().complete()),
+        phase=Phase.UPLOADING,
+        condition=ConditionType.ARTIFACT_STORED,
+        truth="Unknown",
+        reason=Reason.RESULT_MISSING,
+        says=("the report in the output", "without a GPU"),
+    ),
     "a completed Job whose pod and workspace are gone has no result": Row(
         sight=seen().with_job(a_job().complete()).without_claim(),
         phase=Phase.FAILED,

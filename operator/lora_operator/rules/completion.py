@@ -12,6 +12,7 @@ from lora_api.status import (
     UploadStatus,
     ValidationStatus,
 )
+from lora_api.training import WorkspaceType
 from lora_operator.rules.attempt_end import result_of
 from lora_operator.rules.base import Verdict
 from lora_operator.state.draft import Draft
@@ -33,7 +34,8 @@ def job_completed(seen: Observed, draft: Draft) -> Verdict:
     """End the run: Completed with an artifact, or Failed because nobody knows what was stored.
 
     A pod that is deleted while it ends takes its result along, if no operator lives in that second;
-    the workspace still knows it, so a Job without a GPU is asked (`upload_is_repeated`).
+    the workspace or, where that was Ephemeral, the output still knows it, so a Job without a GPU is
+    asked (`upload_is_repeated`).
     """
     if seen.job is None or seen.job.completed_at is None:
         return Verdict.CONTINUE
@@ -43,13 +45,14 @@ def job_completed(seen: Observed, draft: Draft) -> Verdict:
     if draft.upload is not None:
         return Verdict.CONTINUE
     failure = _result_missing(seen)
-    if _workspace_can_tell(seen):
+    source = _who_can_tell(seen)
+    if source is not None:
         draft.failure = failure
         draft.upload = UploadStatus(tries=0, next_try_at=draft.now)
         draft.wait(
             Reason.RESULT_MISSING,
             f"Job {seen.job.name} succeeded, but its pod was deleted before its result was read; a "
-            "Job without a GPU reads it again from the workspace.",
+            f"Job without a GPU reads it again from {source}.",
         )
         draft.revisit_in(0)
     else:
@@ -65,10 +68,18 @@ def job_completed(seen: Observed, draft: Draft) -> Verdict:
     return Verdict.SETTLED
 
 
-def _workspace_can_tell(seen: Observed) -> bool:
-    """Whether the result is lost with its pod alone; a pod without a result would say no more."""
-    claim = seen.claim
-    return not seen.pods and claim is not None and not claim.deleting and claim.phase != "Lost"
+def _who_can_tell(seen: Observed) -> str | None:
+    """Who knows the result where it is lost with its pod alone.
+
+    A pod that left none would say no more when it is asked again.
+    """
+    spec, claim = seen.run.spec, seen.claim
+    if seen.pods:
+        return None
+    if spec is not None and spec.workspace.type is WorkspaceType.EPHEMERAL:
+        return "the report in the output"
+    has_workspace = claim is not None and not claim.deleting and claim.phase != "Lost"
+    return "the workspace" if has_workspace else None
 
 
 def complete(draft: Draft, artifact: ArtifactStatus, *, at: datetime) -> None:
