@@ -51,7 +51,7 @@ def look_at(space: Namespace, seen: Observed, *, price: Decimal) -> tuple[Namesp
         return gate.note(
             space, run.uid, sight, created_at=run.created_at, accounted=is_accounted
         ), None
-    if _holds_nothing(seen) and (spec.suspend or run.uid in space.preempted):
+    if seen.holds_nothing and (spec.suspend or run.uid in space.preempted):
         space = gate.pause(space, run.uid, created_at=run.created_at)
         if spec.suspend:
             return space, None
@@ -59,7 +59,7 @@ def look_at(space: Namespace, seen: Observed, *, price: Decimal) -> tuple[Namesp
     if known is not None and known.state is RunState.RETURNED:
         return space, spent_budget(space.policy, space.ledger_of(run.created_at)) or _withdrawn()
     applicant = applicant_of(run, spec, space.policy)
-    if known is None and not _holds_nothing(seen):
+    if known is None and not seen.holds_nothing:
         space = gate.adopt(space, applicant)
     space, answer = gate.ask(space, applicant)
     if answer is None:
@@ -132,10 +132,6 @@ def _alert(space: Namespace, run: Run, cost: CostStatus | None) -> str | None:
     before = Decimal(run.status.cost.amount) if run.status.cost is not None else NOTHING
     alert = cost_alert(before, Decimal(cost.amount), space.policy)
     return None if alert is None else alert.message
-
-
-def _holds_nothing(seen: Observed) -> bool:
-    return not seen.live_pods and (seen.job is None or seen.job.suspended)
 
 
 def _withdrawn() -> Refusal:

@@ -254,7 +254,6 @@ def test_the_policy_tells_who_runs_who_waits_and_that_another_one_does_not_act(
     assert (conditions[0]["type"], conditions[0]["status"]) == ("Acting", "False")
 
 
-@pytest.mark.skip(reason="a run that is preempted in the second of its creation stays Suspending")
 def test_a_run_of_a_lower_class_makes_room_and_goes_on_later(
     api: ApiServer, namespace: str, operators: tuple[Operator, Operator], apply: Apply
 ) -> None:

@@ -91,6 +91,26 @@ def test_who_made_room_before_it_had_a_job_gets_none() -> None:
     assert seen().told_by_policy(WITHDRAWN).decide().actions == ()
 
 
+ROOM_IS_MADE: dict[str, ASight] = {
+    "has no Job yet": seen(),
+    "has a Job that never had a pod": seen().with_job(a_job().suspended()),
+    "has a Job whose pod has ended": (
+        seen().with_job(a_job().suspended()).with_pods(a_pod().placed().ended(75))
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", ROOM_IS_MADE)
+def test_the_queue_hears_at_once_of_room_made_by_a_run_that(sentence: str) -> None:
+    assert ROOM_IS_MADE[sentence].told_by_policy(WITHDRAWN).decide().revisit_at == NOW
+
+
+def test_a_pod_that_came_while_its_job_was_being_suspended_does_not_start_the_run() -> None:
+    late = seen().with_job(a_job().suspended()).with_pods(a_pod())
+    assert late.told_by_policy(QUEUED).decide().actions == ()
+    assert late.told_by_policy(GRANTED).decide().actions == (Action.RESUME_JOB,)
+
+
 def test_who_suspends_himself_does_not_stand_in_the_queue() -> None:
     decision = seen(a_training().suspended()).told_by_policy(QUEUED).decide()
     assert decision.status is not None

@@ -21,8 +21,18 @@ def policy_admits(seen: Observed, draft: Draft) -> Verdict:
         return Verdict.CONTINUE
     if word.permission is Permission.WITHDRAWN:
         return _make_room(seen, draft, word)
-    if _is_under_way(seen):
+    if seen.job is not None and not seen.job.suspended:
         return Verdict.CONTINUE
+    return _keep_out(seen, draft, word)
+
+
+def _keep_out(seen: Observed, draft: Draft, word: PolicyWord) -> Verdict:
+    if seen.live_pods:
+        # Made while the Job was being suspended: the Job controller takes it away again, and to go
+        # on with it would be to start without permission.
+        draft.wait(Reason.SUSPENDING, word.message)
+        draft.revisit_in(LOOK_AGAIN_SECONDS)
+        return Verdict.SETTLED
     if word.permission is Permission.DENIED:
         draft.set(ConditionType.ADMITTED, "False", word.reason, word.message)
         failure = FailureStatus(reason=word.reason, message=word.message, retryable=False)
@@ -41,8 +51,7 @@ def _make_room(seen: Observed, draft: Draft, word: PolicyWord) -> Verdict:
     if seen.job is not None and not seen.job.suspended and not seen.job.deleting:
         draft.do(Action.SUSPEND_JOB)
     draft.wait(word.reason, word.message)
+    # Room that is made has to be told to the namespace's queue, and that takes another look. What
+    # we did ourselves brings none about, and a Job that has no pod yet has nobody else to.
+    draft.revisit_in(0 if seen.holds_nothing else LOOK_AGAIN_SECONDS)
     return Verdict.SETTLED
-
-
-def _is_under_way(seen: Observed) -> bool:
-    return bool(seen.live_pods) or (seen.job is not None and not seen.job.suspended)

@@ -234,3 +234,8 @@ class Observed:
     def live_pods(self) -> tuple[Pod, ...]:
         """Pods that may still hold a GPU or write into the workspace."""
         return tuple(pod for pod in self.pods if not pod.has_ended)
+
+    @property
+    def holds_nothing(self) -> bool:
+        """Whether the run has no GPU, nor gets one before its Job is made or resumed."""
+        return not self.live_pods and (self.job is None or self.job.suspended)
