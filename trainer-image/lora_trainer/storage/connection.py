@@ -3,8 +3,10 @@
 A module of its own because it owns the credentials: it reads them here, and never shows them.
 """
 
+import ipaddress
 import os
 import re
+import socket
 from urllib.parse import SplitResult, urlsplit
 
 import certifi
@@ -84,7 +86,28 @@ def _address(endpoint: str) -> SplitResult:
             "credentials",
             exit_code=ExitCode.BAD_INPUT,
         )
+    if _is_link_local(parts.hostname or ""):
+        raise StorageError(
+            Reason.STORAGE_UNREACHABLE,
+            f"AWS_ENDPOINT_URL is {endpoint!r}, a link-local address: clouds keep the credentials "
+            "of their machines there, and no object storage",
+            exit_code=ExitCode.BAD_INPUT,
+        )
     return parts
+
+
+def _is_link_local(host: str) -> bool:
+    """Whether a host is a link-local address, in any spelling that connects to one."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        try:
+            # 0xa9fea9fe, 2852039166 and 169.254.43518 are the same to the resolver.
+            address = ipaddress.IPv4Address(socket.inet_aton(host))
+        except (OSError, ValueError):
+            return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_link_local
 
 
 def _certificates() -> str:
