@@ -306,8 +306,20 @@ class TrainingPolicySpec(Document):
     """Trainer images that a run may name in spec.image; the operator's own is always allowed. An
     empty list allows no other."""
 
+    allowed_credentials_secrets: (
+        Annotated[tuple[DnsSubdomain, ...], Field(max_length=32)] | None
+    ) = None
+    """Secrets that a run may name in spec.credentialsSecretName. They say which storage is talked
+    to, and as whom; an empty list leaves the policy's default alone."""
+
+    allowed_queues: Annotated[tuple[DnsLabel, ...], Field(max_length=32)] | None = None
+    """LocalQueues of Kueue's that a run may name in its label kueue.x-k8s.io/queue-name. A queue
+    may lead to other nodes, and one that does not exist holds its GPUs back from others; an empty
+    list allows none."""
+
     priority_classes: Annotated[tuple[PriorityClassWeight, ...], Field(max_length=32)] | None = None
-    """PriorityClasses that a run may name, with their weight in the queue."""
+    """PriorityClasses that a run may name, with their weight in the queue. The same names are the
+    only ones allowed in the label kueue.x-k8s.io/priority-class."""
 
     required_labels: Annotated[tuple[LabelKey, ...], Field(max_length=16)] = ()
     """Labels that every run must carry."""

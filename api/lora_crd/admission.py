@@ -5,7 +5,6 @@ and the test that goes through them one by one; and because they hold while the 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from lora_api import GROUP
@@ -13,36 +12,10 @@ from lora_api.policy import USER_PLACEHOLDER
 from lora_api.recipes import RECIPES
 from lora_api.settings import DEFAULT_STEPS
 from lora_api.training import PLURAL
+from lora_crd.admission_names import QUEUE_LABEL, QUEUE_PRIORITY_LABEL, name_rules
+from lora_crd.admission_rule import AdmissionRule
 
 IMPERSONATE_VERB = "impersonate-user"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdmissionRule:
-    """One check of a run against the policy.
-
-    Attributes:
-        name: What the rule is about; tests and the page about policies call it so.
-        limit: Field of the policy's spec that the rule keeps.
-        expression: CEL that is true where the run is allowed.
-        message: CEL that makes the sentence for whoever is refused.
-        fallback: The sentence where that can't be made.
-    """
-
-    name: str
-    limit: str
-    expression: str
-    message: str
-    fallback: str
-
-    def to_validation(self) -> dict[str, str]:
-        """The rule as an entry of a ValidatingAdmissionPolicy's `validations`."""
-        return {
-            "expression": self.expression,
-            "messageExpression": self.message,
-            "message": self.fallback,
-            "reason": "Forbidden",
-        }
 
 
 def _text(sentence: str) -> str:
@@ -68,6 +41,10 @@ def _defaulted(setting: str, default_of: str) -> str:
         f"(has(object.spec.{setting}) ? object.spec.{setting} : "
         f"(object.spec.recipe in {known} ? {known}[object.spec.recipe] : 0))"
     )
+
+
+def _label(labels: str, key: str) -> str:
+    return f"'{key}' in variables.{labels} ? variables.{labels}['{key}'] : ''"
 
 
 # Epochs mean at most so many steps: the trainer refuses more pictures than maxImages.
@@ -108,6 +85,10 @@ VARIABLES = {
         "oldObject != null && has(oldObject.spec.priorityClassName) ? "
         "oldObject.spec.priorityClassName : ''"
     ),
+    "queue": _label("labels", QUEUE_LABEL),
+    "oldQueue": _label("oldLabels", QUEUE_LABEL),
+    "queuePriority": _label("labels", QUEUE_PRIORITY_LABEL),
+    "oldQueuePriority": _label("oldLabels", QUEUE_PRIORITY_LABEL),
 }
 
 
@@ -197,71 +178,6 @@ def _size_rule() -> AdmissionRule:
     )
 
 
-def _list_rules() -> Iterator[AdmissionRule]:
-    yield AdmissionRule(
-        name="recipe in allowedRecipes",
-        limit="allowedRecipes",
-        expression=(
-            "variables.updating || !has(params.spec.allowedRecipes) || "
-            "object.spec.recipe in params.spec.allowedRecipes"
-        ),
-        message=(
-            "'spec.recipe: ' + object.spec.recipe + ' is none of those that TrainingPolicy ' + "
-            "params.metadata.name + ' allows (spec.allowedRecipes): ' + "
-            "params.spec.allowedRecipes.join(', ')"
-        ),
-        fallback="spec.recipe is none that the TrainingPolicy allows (spec.allowedRecipes)",
-    )
-    # Behind ':' and '@' no '/' may follow: team: must not open team:5000/other.
-    yield AdmissionRule(
-        name="image in allowedImages",
-        limit="allowedImages",
-        expression=(
-            "variables.updating || !has(object.spec.image) || !has(params.spec.allowedImages) || "
-            "params.spec.allowedImages.exists(e, object.spec.image == e || "
-            "(object.spec.image.startsWith(e) && (e.endsWith('/') || "
-            "((e.endsWith(':') || e.endsWith('@')) && "
-            "!object.spec.image.substring(size(e)).contains('/')))))"
-        ),
-        message=(
-            "'spec.image: ' + object.spec.image + ' is none of those that TrainingPolicy ' + "
-            "params.metadata.name + ' allows (spec.allowedImages): ' + "
-            "(params.spec.allowedImages + ['the default of the operator']).join(', ')"
-        ),
-        fallback="spec.image is none that the TrainingPolicy allows (spec.allowedImages)",
-    )
-    yield AdmissionRule(
-        name="priorityClassName in priorityClasses",
-        limit="priorityClasses",
-        expression=(
-            "!has(params.spec.priorityClasses) || variables.priority == '' || "
-            "(variables.updating && variables.priority == variables.oldPriority) || "
-            "params.spec.priorityClasses.exists(c, c.name == variables.priority)"
-        ),
-        message=(
-            "'spec.priorityClassName: ' + variables.priority + ' is none of those that "
-            "TrainingPolicy ' + params.metadata.name + ' allows (spec.priorityClasses): ' + "
-            "params.spec.priorityClasses.map(c, c.name).join(', ')"
-        ),
-        fallback="spec.priorityClassName is none that the TrainingPolicy allows "
-        "(spec.priorityClasses)",
-    )
-    lacks = "!(k in variables.labels) && (!variables.updating || k in variables.oldLabels)"
-    yield AdmissionRule(
-        name="metadata.labels has requiredLabels",
-        limit="requiredLabels",
-        expression=(
-            f"!has(params.spec.requiredLabels) || !params.spec.requiredLabels.exists(k, {lacks})"
-        ),
-        message=(
-            "'metadata.labels: ' + params.spec.requiredLabels.filter(k, "
-            f"{lacks}).join(', ') + ' must be set: TrainingPolicy ' + params.metadata.name + "
-            "' requires it (spec.requiredLabels)'"
-        ),
-        fallback="metadata.labels lacks one that the TrainingPolicy requires (spec.requiredLabels)",
-    )
-
-
 RULES: tuple[AdmissionRule, ...] = (
     *_user_rules(),
     _cap("resources.gpus", "caps.gpus", "object.spec.resources.gpus"),
@@ -282,7 +198,7 @@ RULES: tuple[AdmissionRule, ...] = (
     _prefix("baseModel.uri", "allowedBaseModelPrefixes", "variables.bases"),
     _prefix("dataset.uri", "allowedDatasetPrefixes", "variables.datasets"),
     _prefix("output.uri", "allowedOutputPrefixes", "[object.spec.output.uri]"),
-    *_list_rules(),
+    *name_rules(),
 )
 
 

@@ -8,6 +8,7 @@ from tests.builders import ATraining, a_training
 
 from lora_api.training import PLURAL
 from lora_crd.admission import RULES
+from lora_crd.admission_names import QUEUE_LABEL, QUEUE_PRIORITY_LABEL
 
 pytestmark = pytest.mark.api
 
@@ -29,6 +30,8 @@ POLICY: dict[str, Any] = {
     "allowedDatasetPrefixes": ["s3://datasets/{user}/", "s3://shared/pictures/"],
     "allowedOutputPrefixes": ["s3://models/{user}/"],
     "allowedImages": ["reg.example/lora/", "reg.example/trainer:", "reg.example/exact:v1"],
+    "allowedCredentialsSecrets": ["s3", "s3-fast"],
+    "allowedQueues": ["gpus"],
     "priorityClasses": [{"name": "low", "value": 0}, {"name": "high", "value": 100}],
     "requiredLabels": ["team", "example.com/cost-centre"],
 }
@@ -80,6 +83,11 @@ ALLOWED = [
     ("a tag with its digest", a_run("image", "reg.example/trainer:v7" + DIGEST)),
     ("one exact image", a_run("image", "reg.example/exact:v1")),
     ("a priority class of the list", a_run("priorityClassName", "high")),
+    ("another Secret of the list", a_run("credentialsSecretName", "s3-fast")),
+    (
+        "a queue of the list, and a class in it",
+        a_run().labelled({**LABELS, QUEUE_LABEL: "gpus", QUEUE_PRIORITY_LABEL: "low"}),
+    ),
 ]
 
 REFUSED = [
@@ -216,7 +224,25 @@ REFUSED = [
         )
     ),
     (
-        "priorityClassName in priorityClasses",
+        "credentialsSecretName in allowedCredentialsSecrets",
+        a_run("credentialsSecretName", "keys-of-ben"),
+        "spec.credentialsSecretName: keys-of-ben is none of those that TrainingPolicy default "
+        "allows (spec.allowedCredentialsSecrets): s3, s3-fast, the default of the policy",
+    ),
+    (
+        f"metadata.labels[{QUEUE_LABEL}] in allowedQueues",
+        a_run().labelled({**LABELS, QUEUE_LABEL: "reserved"}),
+        f"metadata.labels[{QUEUE_LABEL}]: reserved is none of those that TrainingPolicy default "
+        "allows (spec.allowedQueues): gpus",
+    ),
+    (
+        f"metadata.labels[{QUEUE_PRIORITY_LABEL}] in priorityClasses",
+        a_run().labelled({**LABELS, QUEUE_PRIORITY_LABEL: "urgent"}),
+        f"metadata.labels[{QUEUE_PRIORITY_LABEL}]: urgent is none of those that TrainingPolicy "
+        "default allows (spec.priorityClasses): low, high",
+    ),
+    (
+        "spec.priorityClassName in priorityClasses",
         a_run("priorityClassName", "system-node-critical"),
         "spec.priorityClassName: system-node-critical is none of those that TrainingPolicy "
         "default allows (spec.priorityClasses): low, high",
@@ -319,6 +345,13 @@ def test_a_run_under_way_outlives_a_stricter_policy_and_can_be_cancelled(
     )
     patched = anna.patch(PLURAL, namespace, "anna", {"spec": {"cancel": {}}})
     assert patched["spec"]["cancel"] == {"keepPartial": False}
+
+
+def test_a_queue_is_not_entered_afterwards(guarded: Guarded, anna: Person) -> None:
+    anna.create(PLURAL, a_run().named("queued").manifest(), dry_run=False)
+    body = {"metadata": {"labels": {QUEUE_LABEL: "reserved"}}}
+    status, message = refusal(lambda: anna.patch(PLURAL, "limited", "queued", body))
+    assert (status, f"{QUEUE_LABEL}]: reserved is none" in message) == (403, True)
 
 
 def test_a_required_label_cannot_be_taken_off(guarded: Guarded, anna: Person) -> None:
