@@ -10,6 +10,8 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable
+from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +19,7 @@ import urllib3
 from kubernetes import client, config
 from kubernetes.client import ApiException
 from minio import Minio
+from minio.error import ServerError
 
 from lora_api import GROUP, VERSION
 from lora_api.training import PLURAL
@@ -26,11 +29,12 @@ from lora_demo.environment import DemoError, cluster, read_environment, run
 from lora_demo.install import CHART, OPERATOR_NAMESPACE, RELEASE
 
 STANDIN = Path(__file__).parent / "standin.py"
+EVIDENCE = Path("build/chaos")
 REPLICAS = 2
 PATIENCE_SECONDS = 120.0
 Object = dict[str, Any]
 T = TypeVar("T")
-UNREACHABLE = (ApiException, urllib3.exceptions.HTTPError, OSError)
+UNREACHABLE = (ApiException, urllib3.exceptions.HTTPError, OSError, ServerError)
 
 
 class Ground:
@@ -86,8 +90,14 @@ class Ground:
         """As administrator."""
         return run(self.environment, "kubectl", *arguments, stdin=stdin)
 
-    def apply(self, name: str, *, steps: int) -> None:
-        """Ask for a run."""
+    def apply(self, name: str, *, steps: int, **more: object) -> None:
+        """Ask for a run.
+
+        Args:
+            name: Its name.
+            steps: How long it trains.
+            **more: Fields of its spec, in place of the usual ones.
+        """
         body = {
             "apiVersion": f"{GROUP}/{VERSION}",
             "kind": "LoRATraining",
@@ -102,6 +112,7 @@ class Ground:
                 "workspace": {"size": "100Mi"},
                 "resources": {"cpu": "10m", "memory": "100Mi", "gpus": 0},
                 "limits": {"retries": 10},
+                **more,
             },
         }
 
@@ -116,14 +127,63 @@ class Ground:
 
         persist(create)
 
-    def output(self, name: str) -> str:
+    def change(self, name: str, spec: Object) -> None:
+        """What a user may change of a run: a merge patch of its spec."""
+        persist(
+            lambda: self.objects.patch_namespaced_custom_object(
+                GROUP, VERSION, self.namespace, PLURAL, name, {"spec": spec}
+            )
+        )
+
+    def delete(self, name: str) -> None:
+        """Delete a run; children go by themselves."""
+        persist(
+            lambda: _unless_changed(
+                lambda: self.objects.delete_namespaced_custom_object(
+                    GROUP, VERSION, self.namespace, PLURAL, name
+                )
+            )
+        )
+
+    def upload_now(self, run: Object) -> None:
+        """Have a run's next try to store its LoRA begin at once, and not within the hour.
+
+        Args:
+            run: As it was read; where it has moved on since, nothing is changed.
+        """
+        meta = {"resourceVersion": run["metadata"]["resourceVersion"]}
+        upload = {"nextTryAt": datetime.now(UTC).isoformat(timespec="seconds")}
+        body = {"metadata": meta, "status": {"upload": upload}}
+        name = run["metadata"]["name"]
+        persist(
+            lambda: _unless_changed(
+                lambda: self.objects.patch_namespaced_custom_object_status(
+                    GROUP, VERSION, self.namespace, PLURAL, name, body
+                )
+            )
+        )
+
+    def output(self, name: str, *, bucket: str = "models") -> str:
         """Where a run's artifact goes."""
-        return f"s3://models/{self.namespace}/{name}/"
+        return f"s3://{bucket}/{self.namespace}/{name}/"
 
     def runs(self) -> dict[str, Object]:
         """All runs by name."""
         found = self.objects.list_namespaced_custom_object(GROUP, VERSION, self.namespace, PLURAL)
         return {item["metadata"]["name"]: item for item in found["items"]}
+
+    def children(self) -> list[str]:
+        """Kind and name of all Jobs, pods and claims."""
+        lists = {
+            "job": self.batch.list_namespaced_job,
+            "pod": self.core.list_namespaced_pod,
+            "claim": self.core.list_namespaced_persistent_volume_claim,
+        }
+        return [
+            f"{kind}/{item.metadata.name}"
+            for kind, read in lists.items()
+            for item in read(self.namespace).items
+        ]
 
     def leader(self) -> str | None:
         """Name of the pod that leads."""
@@ -131,20 +191,37 @@ class Ground:
         holder: str | None = lease.spec.holder_identity
         return holder or None
 
-    def stored(self) -> dict[str, bytes]:
-        """All objects that the runs left in the bucket."""
-        bucket, prefix = store.split_uri(f"s3://models/{self.namespace}/")
-        names = [
-            item.object_name
-            for item in self.storage.list_objects(bucket_name=bucket, prefix=prefix, recursive=True)
-            if item.object_name
-        ]
+    def has_bucket(self, bucket: str) -> bool:
+        """Whether it is there."""
+        is_there: bool = self.storage.bucket_exists(bucket_name=bucket)
+        return is_there
+
+    def make_bucket(self, bucket: str) -> None:
+        """Make a bucket unless it is there."""
+        if not persist(lambda: self.has_bucket(bucket)):
+            persist(lambda: self.storage.make_bucket(bucket_name=bucket))
+
+    def stored(self, *buckets: str) -> dict[str, bytes]:
+        """All objects that the runs left in these buckets, by URI."""
         return {
-            f"s3://{bucket}/{name}": self.storage.get_object(
-                bucket_name=bucket, object_name=name
+            f"s3://{bucket}/{item.object_name}": self.storage.get_object(
+                bucket_name=bucket, object_name=item.object_name
             ).read()
-            for name in names
+            for bucket in buckets
+            for item in self.storage.list_objects(
+                bucket_name=bucket, prefix=f"{self.namespace}/", recursive=True
+            )
+            if item.object_name
         }
+
+    def keep_evidence(self) -> None:
+        """Write down all that the API server has of the namespace, before it goes."""
+        kinds = "loratrainings,jobs,pods,persistentvolumeclaims,events"
+        found = self.kubectl("get", kinds, f"--namespace={self.namespace}", "--output=yaml")
+        EVIDENCE.mkdir(parents=True, exist_ok=True)
+        path = EVIDENCE / f"{self.namespace}.yaml"
+        path.write_text(found)
+        print(f"see {path}", flush=True)
 
     def delete_namespace(self) -> bool:
         """Whether everything goes within the patience we have."""
@@ -166,6 +243,14 @@ def persist(do: Callable[[], T]) -> T:
             if is_refused or time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
+
+
+def _unless_changed(do: Callable[[], object]) -> None:
+    try:
+        do()
+    except ApiException as error:
+        if error.status not in {HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT}:
+            raise
 
 
 def is_running(command: str) -> list[int]:

@@ -1,8 +1,9 @@
 """A scripted stand-in for the trainer: speaks its whole contract and trains nothing.
 
 A script of its own, with the standard library alone, because it is the only file of its image: it
-starts in a tenth of a second, so that hundreds of kills fit into minutes. Job document, workspace,
-checkpoints, /progress, SIGTERM, exit codes, upload and termination message are as the real one's.
+starts in a tenth of a second, so that hundreds of kills fit into minutes. Job document, workspace
+and its copy in the bucket where the pod takes it along, checkpoints, /progress, SIGTERM, exit
+codes, upload and termination message are as the real one's.
 """
 # ruff: noqa: E402
 
@@ -25,14 +26,18 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from datetime import UTC, datetime
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar, cast
 
+T = TypeVar("T")
 STEP_SECONDS = 0.1
-UPLOAD_TRIES = 3
-CRASHED, TRANSIENT = 1, 75
+STEPS_BETWEEN_CHECKPOINTS = 10
+STORAGE_TRIES = 3
+CRASHED, TRANSIENT, NOT_STORED = 1, 75, 76
 # What somebody from outside sends to have it crash: a kill of process 1 of a container would look
 # like too little memory, and every other signal is ignored there unless it is waited for.
 CRASH_SIGNAL = signal.SIGUSR2
@@ -45,27 +50,25 @@ class Trainer:
         self.job: dict[str, Any] = json.loads(os.environ["LORA_JOB"])
         self.total: int = self.job["optimization"]["steps"]
         self.workspace = Path(os.environ["LORA_WORKSPACE"])
+        self.output: str = self.job["output"]["uri"].rstrip("/")
+        # Where the pod takes its workspace along, what must survive it lies beside the output.
+        self.is_ephemeral: bool = self.job["workspace"]["ephemeral"]
+        self.copy = f"{self.output}/.workspace/{self.job['runId']}/checkpoint"
         self.stage = "Plan"
         self.step = 0
-        self.ended = threading.Event()
+        self.began: list[int] = []
 
     def run(self) -> None:
         """From the last checkpoint to the stored artifact."""
         self.serve()
         self.hold_workspace()
-        self.stage, self.step = "Train", self.checkpoint()
-        while self.step < self.total:
-            time.sleep(STEP_SECONDS)
-            self.step += 1
-            if self.step % 10 == 0:
-                self.save()
-        self.save()
-        self.stage = "Publish"
-        name = self.job["name"]
-        content = f"the LoRA of {name}, {self.total} steps".encode()
-        uri = self.job["output"]["uri"].rstrip("/") + f"/{name}.safetensors"
-        self.store(uri, content)
+        if not (self.is_ephemeral and self.is_stored()):
+            self.restore()
+            self.train()
+            self.publish()
+        self.forget_copy()
         self.stage = "Done"
+        uri, content = self.model()
         artifact = {
             "uri": uri,
             "digest": "sha256:" + hashlib.sha256(content).hexdigest(),
@@ -80,22 +83,67 @@ class Trainer:
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            uri = self.job["output"]["uri"].rstrip("/") + f"/doubled-{time.time()}"
-            self.store(uri, b"two pods at once")
+            uri = f"{self.output}/doubled-{time.time()}"
+            self.insist(lambda: put(uri, b"two pods at once"), code=TRANSIENT)
             fcntl.flock(self.lock, fcntl.LOCK_EX)
 
-    def checkpoint(self) -> int:
-        """The step of the last checkpoint."""
-        try:
-            return int((self.workspace / "step").read_text())
-        except FileNotFoundError:
-            return 0
+    def is_stored(self) -> bool:
+        """Whether an earlier attempt, whose workspace is gone, has done it all."""
+        report = self.insist(lambda: get(f"{self.output}/report.json"), code=TRANSIENT)
+        if report is None:
+            return False
+        self.step = self.total
+        return True
+
+    def restore(self) -> None:
+        """Begin at the last checkpoint, where there is one."""
+        checkpoint = self.workspace / "checkpoint"
+        content = checkpoint.read_bytes() if checkpoint.exists() else None
+        if content is None and self.is_ephemeral:
+            content = self.insist(lambda: get(self.copy), code=TRANSIENT)
+        if content is not None:
+            known = json.loads(content)
+            self.step, self.began = known["step"], known["began"]
+        self.began.append(self.step)
+
+    def train(self) -> None:
+        """Count to the last step."""
+        self.stage = "Train"
+        while self.step < self.total:
+            time.sleep(STEP_SECONDS)
+            self.step += 1
+            if self.step % STEPS_BETWEEN_CHECKPOINTS == 0:
+                self.save()
+        self.save()
 
     def save(self) -> None:
         """A checkpoint that is whole or not there."""
-        fresh = self.workspace / "step.new"
-        fresh.write_text(str(self.step))
-        fresh.replace(self.workspace / "step")
+        content = json.dumps({"step": self.step, "began": self.began}).encode()
+        fresh = self.workspace / "checkpoint.new"
+        fresh.write_bytes(content)
+        fresh.replace(self.workspace / "checkpoint")
+        if self.is_ephemeral:
+            # As the real one: training goes on where the copy has to wait for its storage.
+            self.try_often(lambda: put(self.copy, content))
+
+    def publish(self) -> None:
+        """Store the artifact, then the report: who finds the report finds all of it."""
+        self.stage = "Publish"
+        uri, content = self.model()
+        report = json.dumps({"began": self.began}).encode()
+        self.insist(lambda: put(uri, content), code=NOT_STORED)
+        self.insist(lambda: put(f"{self.output}/report.json", report), code=NOT_STORED)
+
+    def model(self) -> tuple[str, bytes]:
+        """Where the LoRA goes, and what there is of it."""
+        name = self.job["name"]
+        content = f"the LoRA of {name}, {self.total} steps".encode()
+        return f"{self.output}/{name}.safetensors", content
+
+    def forget_copy(self) -> None:
+        """Leave nothing beside the output."""
+        if self.is_ephemeral:
+            self.try_often(lambda: delete(self.copy))
 
     def end(self, code: int, outcome: str, reason: str, message: str, **more: object) -> NoReturn:
         """Leave the termination message and go."""
@@ -109,7 +157,9 @@ class Trainer:
 
     def interrupt(self, *_: object) -> None:
         """SIGTERM: a checkpoint, then out."""
-        self.save()
+        if self.began:
+            # Before that nothing was read yet, and a checkpoint would undo the last one.
+            self.save()
         self.end(INTERRUPTED, "Interrupted", "Interrupted", "A checkpoint was saved.")
 
     def crash(self, *_: object) -> None:
@@ -142,20 +192,48 @@ class Trainer:
         server = ThreadingHTTPServer(("0.0.0.0", 8080), Handler)  # noqa: S104
         threading.Thread(target=server.serve_forever, daemon=True).start()
 
-    def store(self, uri: str, content: bytes) -> None:
-        """Put an object; a storage that stays away is a transient failure."""
-        for turn in range(UPLOAD_TRIES):
+    def insist(self, do: Callable[[], T], *, code: int) -> T:
+        """Do something with the storage; one that stays away ends the attempt with that code."""
+        done, error = self.try_often(do)
+        if error is not None:
+            self.end(code, "Failed", "StorageUnavailable", f"The storage does not answer: {error}.")
+        return cast("T", done)
+
+    def try_often(self, do: Callable[[], T]) -> tuple[T | None, OSError | None]:
+        """What it answered in the end, or why it did not."""
+        failed = OSError()
+        for turn in range(STORAGE_TRIES):
             try:
-                put(uri, content)
-                return
+                return do(), None
             except OSError as error:
-                print(f"upload failed: {error}", flush=True)
+                print(f"storage: {error}", flush=True)
+                failed = error
                 time.sleep(1 + turn)
-        self.end(TRANSIENT, "Failed", "StorageUnavailable", f"{uri} could not be stored.")
+        return None, failed
 
 
 def put(uri: str, content: bytes) -> None:
-    """PUT with AWS Signature Version 4 (docs.aws.amazon.com, "Signing AWS API requests")."""
+    """Store an object."""
+    request("PUT", uri, content)
+
+
+def get(uri: str) -> bytes | None:
+    """Read an object, or find that there is none."""
+    try:
+        return request("GET", uri)
+    except urllib.error.HTTPError as error:
+        if error.code != HTTPStatus.NOT_FOUND:
+            raise
+        return None
+
+
+def delete(uri: str) -> None:
+    """Delete an object; that there is none is as good."""
+    request("DELETE", uri)
+
+
+def request(method: str, uri: str, content: bytes = b"") -> bytes:
+    """One request, signed (docs.aws.amazon.com, "Signature Version 4 for API requests")."""
     endpoint = os.environ["AWS_ENDPOINT_URL"].rstrip("/")
     region = os.environ.get("AWS_REGION", "us-east-1")
     host = urllib.parse.urlsplit(endpoint).netloc
@@ -166,7 +244,7 @@ def put(uri: str, content: bytes) -> None:
     signed = {"host": host, "x-amz-content-sha256": digest, "x-amz-date": stamp}
     names = ";".join(sorted(signed))
     lines = "".join(f"{name}:{signed[name]}\n" for name in sorted(signed))
-    request_text = f"PUT\n{path}\n\n{lines}\n{names}\n{digest}"
+    request_text = f"{method}\n{path}\n\n{lines}\n{names}\n{digest}"
     scope = f"{day}/{region}/s3/aws4_request"
     hashed = hashlib.sha256(request_text.encode()).hexdigest()
     key = b"AWS4" + os.environ["AWS_SECRET_ACCESS_KEY"].encode()
@@ -180,9 +258,12 @@ def put(uri: str, content: bytes) -> None:
         "Authorization": f"AWS4-HMAC-SHA256 Credential={credential},SignedHeaders={names},"
         f"Signature={signature}",
     }
-    request = urllib.request.Request(endpoint + path, content, headers, method="PUT")  # noqa: S310
-    with urllib.request.urlopen(request, timeout=10):  # noqa: S310
-        pass
+    made = urllib.request.Request(  # noqa: S310 - the endpoint is the test's own
+        endpoint + path, content or None, headers, method=method
+    )
+    with urllib.request.urlopen(made, timeout=10) as answer:  # noqa: S310
+        body: bytes = answer.read()
+        return body
 
 
 def main() -> None:

@@ -11,59 +11,61 @@ import sys
 import time
 from collections import Counter
 
+from tests.chaos.clock import Clock
+from tests.chaos.crowd import Crowd
 from tests.chaos.faults import choose
 from tests.chaos.ground import Ground, persist
-from tests.chaos.verdict import ENDED, Clock, Verdict, judge
+from tests.chaos.verdict import Verdict, is_cleaned_up, judge
 
-AT_ONCE = 6
-STEPS = (40, 160)
 CALM_SECONDS = (0.5, 4.0)
 # A killed API server or kubelet needs ten seconds; a run that failed often waits minutes for its
 # next attempt, as Jobs back off.
 DEADLINE_SECONDS = 900.0
+# Jobs of some runs go half a minute after the end; their pods have a minute for that.
+CLEAN_UP_SECONDS = 180.0
 
 
 def storm(ground: Ground, *, kills: int, seed: int) -> Verdict:
     """Let it rage, let it pass, and look what stands."""
     chance = random.Random(seed)  # noqa: S311 - a seed must give the same storm
-    names: list[str] = []
+    crowd = Crowd(ground, chance)
     done: Counter[str] = Counter()
     clock = Clock(ground)
     try:
         while done.total() < kills:
-            _keep_busy(ground, names, chance)
+            crowd.keep_busy()
+            crowd.ask()
             time.sleep(chance.uniform(*CALM_SECONDS))
             fault = choose(chance)
             if fault(ground, chance):
                 done[fault.__name__] += 1
                 print(f"{done.total():4} {fault.__name__}", flush=True)
-        _until_ended(ground, names)
+        _until_ended(crowd)
+        _until_cleaned_up(crowd)
     finally:
         clock.stop()
-    verdict = judge(ground, names, done, clock)
+    verdict = judge(crowd, done, clock)
+    if not verdict.is_good:
+        ground.keep_evidence()
     if not ground.delete_namespace():
-        verdict.stuck.append(f"namespace {ground.namespace} does not go")
+        verdict.found.stuck.append(f"namespace {ground.namespace} does not go")
     return verdict
 
 
-def _keep_busy(ground: Ground, names: list[str], chance: random.Random) -> None:
-    """Apply new runs until enough are under way."""
-    runs = persist(ground.runs)
-    active = sum(run.get("status", {}).get("phase") not in ENDED for run in runs.values())
-    for _ in range(AT_ONCE - active):
-        name = f"run-{len(names):03}"
-        names.append(name)
-        ground.apply(name, steps=chance.randint(*STEPS))
-
-
-def _until_ended(ground: Ground, names: list[str]) -> None:
+def _until_ended(crowd: Crowd) -> None:
     deadline = time.monotonic() + DEADLINE_SECONDS
     while time.monotonic() < deadline:
-        runs = persist(ground.runs)
-        left = [n for n in names if runs.get(n, {}).get("status", {}).get("phase") not in ENDED]
-        if not left:
+        crowd.ask()
+        left = crowd.unended(persist(crowd.ground.runs))
+        if not left and crowd.has_asked():
             return
         print(f"     waiting for {len(left)}: {left[:6]}", flush=True)
+        time.sleep(5)
+
+
+def _until_cleaned_up(crowd: Crowd) -> None:
+    deadline = time.monotonic() + CLEAN_UP_SECONDS
+    while time.monotonic() < deadline and not is_cleaned_up(crowd):
         time.sleep(5)
 
 
@@ -75,8 +77,8 @@ def main() -> int:
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)
     verdict = storm(Ground(), kills=given.kills, seed=given.seed)
-    for kind in ("lost", "doubled", "stuck", "missing", "late"):
-        for line in getattr(verdict, kind):
+    for kind, lines in vars(verdict.found).items():
+        for line in lines:
             print(f"{kind}: {line}")
     print(verdict)
     return 0 if verdict.is_good else 1

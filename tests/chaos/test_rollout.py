@@ -4,8 +4,9 @@ import time
 
 import pytest
 from tests.chaos.ground import PATIENCE_SECONDS, Ground
+from tests.chaos.lateness import ENDED
 from tests.chaos.test_deletion import DEPLOYMENT
-from tests.chaos.verdict import ENDED, jobs_created
+from tests.chaos.verdict import jobs_created
 
 pytestmark = pytest.mark.e2e
 RUNS = ("one", "two", "three", "four")

@@ -5,125 +5,99 @@ A module of its own because it believes no status that it has not compared with 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 
-from kubernetes import client
-from tests.chaos.ground import UNREACHABLE, Ground, Object, persist
-from tests.chaos.lateness import JobSight, Lateness
+from tests.chaos.clock import Clock
+from tests.chaos.crowd import Crowd
+from tests.chaos.ends import Findings, judge_children, judge_end
+from tests.chaos.ground import Ground, Object, persist
+from tests.chaos.wishes import Wish
 
-from lora_operator.labels import RUN_LABEL
-
-ENDED = {"Completed", "Failed", "Cancelled"}
-LOOK_SECONDS = 1.0
-
-
-class Clock:
-    """Watches how long after its last Job's end the status of a run tells of it.
-
-    Seconds in which the API server answered nobody do not count: it could not have been told.
-    """
-
-    def __init__(self, ground: Ground) -> None:
-        self.lateness = Lateness()
-        self._ground = ground
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        looked = time.monotonic()
-        while not self._done.wait(LOOK_SECONDS):
-            try:
-                jobs = self._ground.batch.list_namespaced_job(self._ground.namespace).items
-                runs = self._ground.runs()
-            except UNREACHABLE:
-                continue
-            now = time.monotonic()
-            # A look that took long, or looks that failed: the time until now was nobody's fault.
-            blind, looked = max(0.0, now - looked - 3 * LOOK_SECONDS), now
-            self.lateness.excuse(blind)
-            ended = {name for name, run in runs.items() if _phase(run) in ENDED}
-            self.lateness.look(now, map(_sight, jobs), ended)
-
-
-def _sight(job: client.V1Job) -> JobSight:
-    kinds = {c.type for c in job.status.conditions or () if c.status == "True"}
-    return JobSight(
-        run=job.metadata.labels[RUN_LABEL],
-        uid=job.metadata.uid,
-        finished=bool(kinds & {"Complete", "Failed"}),
-    )
-
-
-def _phase(run: Object) -> str | None:
-    phase: str | None = run.get("status", {}).get("phase")
-    return phase
+LATE_SECONDS = 30.0
 
 
 @dataclass
 class Verdict:
-    """What was found; each entry names its run."""
+    """All that was found, and the figures that go with it."""
 
     kills: Counter[str]
-    runs: int
-    lost: list[str] = field(default_factory=list)
-    doubled: list[str] = field(default_factory=list)
-    stuck: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    late: list[str] = field(default_factory=list)
+    wishes: Counter[str]
+    ephemeral: int
+    found: Findings
     slowest_seconds: float = 0.0
     attempts: int = 0
+    jobs: int = 0
 
     @property
     def is_good(self) -> bool:
-        return not (self.lost or self.doubled or self.stuck or self.missing or self.late)
+        """Whether nothing broke."""
+        return not any(vars(self.found).values())
 
     def __str__(self) -> str:
-        kinds = ", ".join(f"{name} {count}" for name, count in sorted(self.kills.items()))
+        found, runs = self.found, self.wishes.total()
         return (
-            f"kills {self.kills.total()} ({kinds}), runs {self.runs}, attempts {self.attempts}, "
-            f"lost {len(self.lost)}, doubled {len(self.doubled)}, stuck {len(self.stuck)}, "
-            f"artifacts missing {len(self.missing)}, statuses late {len(self.late)} "
-            f"(slowest {self.slowest_seconds:.0f} s)"
+            f"kills {self.kills.total()} ({_listed(self.kills)}), "
+            f"runs {runs} ({_listed(self.wishes)}; {self.ephemeral} Ephemeral), "
+            f"Jobs {self.jobs}, attempts {self.attempts}, "
+            f"lost {len(found.lost)}, doubled {len(found.doubled)}, stuck {len(found.stuck)}, "
+            f"artifacts missing {len(found.missing)}, left behind {len(found.left)}, "
+            f"statuses late {len(found.late)} (slowest {self.slowest_seconds:.0f} s)"
         )
 
 
-def judge(ground: Ground, names: list[str], kills: Counter[str], clock: Clock) -> Verdict:
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+
+
+def judge(crowd: Crowd, kills: Counter[str], clock: Clock) -> Verdict:
     """Compare everything with everything."""
-    verdict = Verdict(kills=kills, runs=len(names))
+    ground, placed = crowd.ground, crowd.placed
+    verdict = Verdict(
+        kills=kills,
+        wishes=Counter(str(order.wish) for order in placed.values()),
+        ephemeral=sum(order.ephemeral for order in placed.values()),
+        found=Findings(),
+    )
+    found = verdict.found
     runs = persist(ground.runs)
-    stored = persist(ground.stored)
-    for name in names:
-        status = runs.get(name, {}).get("status", {})
-        verdict.attempts += status.get("attempts", 0)
-        phase = status.get("phase")
-        if phase == "Completed":
-            artifact = status["artifact"]
-            content = stored.get(artifact["uri"], b"")
-            if "sha256:" + hashlib.sha256(content).hexdigest() != artifact["digest"]:
-                verdict.missing.append(name)
-        elif phase in ENDED or not status:
-            verdict.lost.append(f"{name}: {phase} {status.get('message')}")
-        else:
-            verdict.stuck.append(f"{name}: {phase} {status.get('message')}")
-    verdict.doubled += [f"{uri}: two pods at once" for uri in stored if "/doubled-" in uri]
+    buckets = {crowd.bucket(order) for order in placed.values()}
+    existing = [b for b in sorted(buckets) if persist(partial(ground.has_bucket, b))]
+    stored = persist(lambda: ground.stored(*existing))
+    children = persist(ground.children)
+    for name, order in placed.items():
+        verdict.attempts += runs.get(name, {}).get("status", {}).get("attempts", 0)
+        judge_end(order, runs.get(name), stored, found)
+        judge_children(order, runs.get(name), children, found)
+    found.doubled += [f"{uri}: two pods in one workspace" for uri in stored if "/doubled-" in uri]
+    found.doubled += [f"{name}: {pods} at once" for name, pods in clock.doubled.items()]
     for job, count in jobs_created(ground).items():
-        if count > 1:
-            verdict.doubled.append(f"Job {job} was created {count} times")
-    verdict.slowest_seconds = max(clock.lateness.seconds.values(), default=0.0)
-    verdict.late = [name for name, late in clock.lateness.seconds.items() if late > 30]
+        verdict.jobs += count
+        # Each try to store what is trained is a Job of the same name; one of them at a time.
+        if count > 1 and not job.endswith("-upload"):
+            found.doubled.append(f"Job {job} was created {count} times")
+    longest = clock.lateness.longest
+    verdict.slowest_seconds = max((delay.seconds for delay in longest.values()), default=0.0)
+    found.late += [
+        f"{name}: {delay.untruth}, for {delay.seconds:.0f} s"
+        for name, delay in longest.items()
+        if delay.seconds > LATE_SECONDS
+    ]
     return verdict
+
+
+def is_cleaned_up(crowd: Crowd) -> bool:
+    """Whether all that is due to go is gone."""
+    found = Findings()
+    runs, children = persist(crowd.ground.runs), persist(crowd.ground.children)
+    for name, order in crowd.placed.items():
+        judge_children(order, runs.get(name), children, found)
+    gone = all(name not in runs for name, o in crowd.placed.items() if o.wish is Wish.DELETE)
+    return gone and not found.left
 
 
 def jobs_created(ground: Ground) -> Counter[str]:

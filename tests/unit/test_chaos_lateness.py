@@ -1,29 +1,62 @@
-"""What the storm calls late."""
+"""What the storm calls an untrue status, and how long it calls it late."""
 
 import pytest
-from tests.chaos.lateness import JobSight, Lateness
+from tests.chaos.lateness import Lateness, Sight, untruth
 
-# Each look: the run's Jobs by name and whether they have ended, then whether the run has.
-Look = tuple[dict[str, bool], bool]
-COURSES: dict[str, tuple[list[Look], float | None]] = {
-    "a run that tells of its Job's end at once": ([({"1": False}, False), ({"1": True}, True)], 0),
-    "a run that tells 20 s later": (
-        [({"1": True}, False), ({"1": True}, False), ({"1": True}, True)],
-        20,
+TRUE = {
+    "a run that trains": Sight(phase="Training", jobs_going=1, pods_alive=1, is_training=True),
+    "a run that waits for its next attempt": Sight(phase="Pending", jobs_going=1),
+    "a run whose pod is taken away keeps its phase": Sight(
+        phase="Training", jobs_going=1, pods_alive=1
     ),
-    "a run whose first Job was followed by another": (
-        [({"1": True}, False), ({"1": True, "2": False}, False), ({"1": True, "2": True}, True)],
-        0,
+    "a run that has ended with its Jobs": Sight(phase="Completed", jobs_finished=2),
+    "a run whose upload is repeated within the hour": Sight(
+        phase="Uploading", jobs_finished=1, stores_later=True
     ),
-    "a run whose upload Job stored it later, and is gone": (
-        [({"1": True}, False), ({"1": True, "upload": True}, False), ({"1": True}, True)],
-        10,
+    "a suspended run": Sight(phase="Suspended", held_back=True, jobs_going=1),
+    "a run that is being suspended": Sight(
+        phase="Training", held_back=True, jobs_going=1, pods_alive=1
     ),
-    "a run that says it has ended while a Job of it goes on": (
-        [({"1": True, "2": False}, True)],
-        None,
+    "an upload is not held back": Sight(
+        phase="Uploading", held_back=True, jobs_finished=1, jobs_going=1, stores_later=True
     ),
-    "a run that never tells": ([({"1": True}, False)] * 3, None),
+    "a run that is being cancelled": Sight(
+        phase="Training", cancelled=True, jobs_going=1, pods_alive=1
+    ),
+}
+UNTRUE = {
+    "its Jobs have ended": Sight(phase="Training", jobs_finished=1),
+    "it says it has ended, and a Job goes on": Sight(
+        phase="Completed", jobs_finished=1, jobs_going=1
+    ),
+    "it says Suspended, and its trainer runs": Sight(
+        phase="Suspended", jobs_going=1, pods_alive=1, is_training=True
+    ),
+    "it says Training, and has no pod": Sight(phase="Training", jobs_going=1),
+    "it was cancelled, and nothing of it runs": Sight(phase="Pending", cancelled=True),
+    "it was suspended, and has no pod": Sight(phase="Pending", held_back=True, jobs_going=1),
+}
+
+
+@pytest.mark.parametrize("sentence", TRUE)
+def test_it_is_true_of(sentence: str) -> None:
+    assert untruth(TRUE[sentence]) is None
+
+
+@pytest.mark.parametrize("sentence", UNTRUE)
+def test_it_is_untrue_where(sentence: str) -> None:
+    assert untruth(UNTRUE[sentence]) == sentence
+
+
+TOLD = Sight(phase="Completed", jobs_finished=1)
+NOT_TOLD = Sight(phase="Training", jobs_finished=1)
+PODLESS = Sight(phase="Training", jobs_going=1)
+COURSES: dict[str, tuple[list[Sight], float | None]] = {
+    "a status that is true at once": ([TOLD, TOLD], None),
+    "a status that is true 20 s later": ([NOT_TOLD, NOT_TOLD, NOT_TOLD, TOLD], 20),
+    "a status that never is": ([NOT_TOLD] * 4, 30),
+    "two delays are two": ([NOT_TOLD, NOT_TOLD, TOLD, NOT_TOLD, NOT_TOLD], 10),
+    "another untruth begins anew": ([PODLESS, PODLESS, NOT_TOLD, NOT_TOLD], 10),
 }
 
 
@@ -31,16 +64,15 @@ COURSES: dict[str, tuple[list[Look], float | None]] = {
 def test_it_is_told_how_late_is(sentence: str) -> None:
     looks, expected = COURSES[sentence]
     lateness = Lateness()
-    for number, (jobs, has_ended) in enumerate(looks):
-        sights = [JobSight("anna", name, finished) for name, finished in jobs.items()]
-        lateness.look(10.0 * number, sights, {"anna"} if has_ended else set())
-    assert lateness.seconds.get("anna") == expected
+    for number, sight in enumerate(looks):
+        lateness.look(10.0 * number, {"anna": sight})
+    delay = lateness.longest.get("anna")
+    assert (delay.seconds if delay is not None else None) == expected
 
 
 def test_time_in_which_nobody_could_be_told_does_not_count() -> None:
     lateness = Lateness()
-    job = JobSight("anna", "1", finished=True)
-    lateness.look(0, [job], set())
+    lateness.look(0, {"anna": NOT_TOLD})
     lateness.excuse(25)
-    lateness.look(30, [job], {"anna"})
-    assert lateness.seconds == {"anna": 5}
+    lateness.look(30, {"anna": NOT_TOLD})
+    assert lateness.longest["anna"].seconds == 5
