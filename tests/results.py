@@ -61,3 +61,19 @@ def a_bad_result(
         .to_termination_message()
         .decode()
     )
+
+
+def an_interruption(*, step: int, total_steps: int = 100) -> str:
+    """The termination message of a trainer that wrote a checkpoint on SIGTERM."""
+    return (
+        Result(
+            outcome=Outcome.INTERRUPTED,
+            reason=Reason.INTERRUPTED,
+            message="Stopped; a checkpoint is saved.",
+            retryable=True,
+            step=step,
+            total_steps=total_steps,
+        )
+        .to_termination_message()
+        .decode()
+    )

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 from tests.builders import NOW, a_job, a_pod, a_training
-from tests.results import a_bad_result, a_good_result
+from tests.results import a_bad_result, a_good_result, an_interruption
 from tests.sights import ASight, seen
 from tests.unit.rows_lifecycle import IN_QUEUE, QUEUED, SUSPENDED, TRAINING
 
@@ -181,13 +181,31 @@ def test_progress_is_kept_until_the_next_attempt_has_found_its_checkpoint() -> N
     status: LoRATrainingStatus | None = status_of(TRAINING.decide())
     second = a_pod().named("anna-train-x2").aged(1).running()
     steps = []
-    for stage, step in ((Stage.FETCH, 0), (Stage.LOAD, 0), (Stage.TRAIN, 30), (Stage.TRAIN, 31)):
+    told = (
+        (Stage.FETCH, 0),
+        (Stage.LOAD, 0),
+        (Stage.TRAIN, 0),
+        (Stage.TRAIN, 30),
+        (Stage.TRAIN, 31),
+    )
+    for stage, step in told:
         sight = seen().with_pods(second).with_progress(stage, step, 100 if step else 0)
         status = sight.with_status(status).decide().status
         assert status is not None
         assert status.progress is not None
         steps.append((status.progress.step, status.progress.percent))
-    assert steps == [(40, 40), (40, 40), (30, 30), (31, 31)]
+    assert steps == [(40, 40), (40, 40), (40, 40), (30, 30), (31, 31)]
+
+
+def test_what_a_trainer_says_at_its_end_is_newer_than_what_it_was_last_asked() -> None:
+    ended = seen(SUSPENDED).with_job(a_job().suspended())
+    for said, expected in ((44, 44), (0, 40), (12, 40)):
+        pod = a_pod().ended(143, an_interruption(step=said)).being_deleted()
+        status = status_of(ended.with_pods(pod).after(TRAINING).of(SUSPENDED).decide())
+        assert status.phase is Phase.SUSPENDED
+        assert status.progress is not None
+        assert (status.progress.step, status.progress.percent) == (expected, expected)
+        assert f"at step {expected} of 100" in (status.message or "")
 
 
 def test_passing_seconds_alone_are_no_reason_to_write() -> None:

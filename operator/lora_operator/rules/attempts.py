@@ -3,9 +3,11 @@
 from datetime import datetime
 
 from lora_api.reasons import Reason
-from lora_api.status import MAX_RECENT_ATTEMPTS, AttemptStatus
+from lora_api.result import Result
+from lora_api.status import MAX_RECENT_ATTEMPTS, AttemptStatus, ProgressStatus
 from lora_operator.rules.attempt_end import explain_end, result_of
 from lora_operator.rules.base import Verdict
+from lora_operator.rules.running import percent
 from lora_operator.state.draft import Draft
 from lora_operator.state.views import Observed, Pod
 
@@ -84,6 +86,8 @@ def _end(seen: Observed, draft: Draft, known: AttemptStatus, pod: Pod) -> dict[s
     is_good = pod.container.exit_code == 0 or pod.phase == "Succeeded"
     reason: str = Reason.COMPLETED if is_good else explain_end(seen, pod).reason
     step = result.step if result is not None else None
+    if result is not None and pod is seen.latest_pod:
+        _note_last_step(draft, result)
     if not step and draft.progress is not None and pod.name == draft.stored.pod_name:
         step = draft.progress.step
     return {
@@ -92,6 +96,21 @@ def _end(seen: Observed, draft: Draft, known: AttemptStatus, pod: Pod) -> dict[s
         "reason": known.reason or reason,
         "step": step,
     }
+
+
+def _note_last_step(draft: Draft, result: Result) -> None:
+    """What the trainer said at its end is newer than what it was last asked."""
+    known = draft.progress or ProgressStatus()
+    total_steps = result.total_steps or known.total_steps
+    if result.step > known.step:
+        draft.progress = known.model_copy(
+            update={
+                "step": result.step,
+                "total_steps": total_steps,
+                "percent": percent(result.step, total_steps),
+                "updated_at": draft.now,
+            }
+        )
 
 
 def _second(when: datetime | None) -> datetime | None:

@@ -20,7 +20,10 @@ _DOES = {
     Stage.PUBLISH: Reason.UPLOADING,
     Stage.DONE: Reason.UPLOADING,
 }
-_BEFORE_STEPS = frozenset({Stage.PLAN, Stage.FETCH, Stage.VALIDATE, Stage.LOAD, Stage.CACHE})
+# The last of them is entered before its checkpoint is read, and a model takes minutes to load.
+_BEFORE_STEPS = frozenset(
+    {Stage.PLAN, Stage.FETCH, Stage.VALIDATE, Stage.LOAD, Stage.CACHE, Stage.TRAIN}
+)
 _ORDER = tuple(RUNNING_PHASES)
 
 
