@@ -50,7 +50,8 @@ class DictionaryApi(KubeClient):
         if verb == "GET" and path not in self.objects:
             if params is not None:
                 below = [held for key, held in self.objects.items() if key.startswith(f"{path}/")]
-                return {"items": [o for o in below if is_chosen(o, params.get("fieldSelector"))]}
+                chosen = [o for o in below if is_chosen(o, params.get("fieldSelector"))]
+                return {"metadata": {}, "items": chosen}
             raise NotFoundError("not there", status=404)
         if verb == "POST":
             assert body is not None
@@ -88,9 +89,9 @@ def is_chosen(body: Object, selector: str | None) -> bool:
     for term in selector.split(",") if selector else ():
         path, _, wanted = term.partition("=")
         value: Any = body
-        for name in path.split("."):
-            value = value[name]
-        if value != wanted:
+        for name in path.rstrip("!").split("."):
+            value = value.get(name, "")
+        if (value == wanted) is path.endswith("!"):
             return False
     return True
 

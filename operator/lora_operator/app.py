@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Coroutine
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import aiohttp
@@ -24,7 +25,7 @@ from lora_operator.feed import Feed
 from lora_operator.gatekeeper import Gatekeeper
 from lora_operator.kube.client import KubeClient, no_guard
 from lora_operator.kube.credentials import Connection, connect
-from lora_operator.kube.resources import OWN_KINDS, TRAININGS, watched_paths
+from lora_operator.kube.resources import JOBS, OWN_KINDS, TRAININGS, watched_paths
 from lora_operator.leader import Elector, LeaseTimes
 from lora_operator.logs import log
 from lora_operator.metrics import Metrics
@@ -149,7 +150,10 @@ class App:
             moved_at=self._puller.moved_at,
             gatekeeper=self._gatekeeper,
             now=server_time.now,
+            leads_since=lambda: self._leads_since,
+            is_pressed=lambda: self._queue.is_pressed,
         )
+        self._now = server_time.now
         self._workers = Workers(
             queue=self._queue,
             reconcile=reconciler.reconcile,
@@ -161,6 +165,7 @@ class App:
         )
         self._is_synced = False
         self._is_leading = False
+        self._leads_since: datetime | None = None
         self._web = WebServer(
             host=settings.host,
             port=settings.port,
@@ -213,7 +218,8 @@ class App:
     def _hear(self, key: Key) -> None:
         """Take news of a run; one for which nothing was done yet goes first: its GPU idles."""
         run = self._cache.get(TRAININGS, key)
-        self._queue.add(key, urgent=run is not None and not run.get("status"))
+        is_new = run is not None and not run.get("status")
+        self._queue.add(key, urgent=is_new and not self._cache.children(key, JOBS))
 
     async def _lead(self) -> None:
         """From the filled cache to leading; ends only by an error."""
@@ -226,6 +232,7 @@ class App:
         if self._settings.leader_elect:
             await self._elector.acquire()
         self._is_leading = True
+        self._leads_since = self._now()
         self._metrics.leader.set(1)
         log("leading", identity=self._settings.identity)
         # Whatever was true when the last leader stopped is looked at once.

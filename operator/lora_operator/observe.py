@@ -14,26 +14,23 @@ from lora_operator.builders.ownership import is_owned_by
 from lora_operator.cache import Cache
 from lora_operator.errors import ApiError
 from lora_operator.kube.client import KubeClient
-from lora_operator.kube.resources import CLAIMS, EVENTS, JOBS, PODS, TRAININGS, WORKLOADS
+from lora_operator.kube.resources import CLAIMS, JOBS, PODS, TRAININGS, WORKLOADS
 from lora_operator.labels import job_number, upload_job_name, workspace_name
 from lora_operator.policy.defaults import with_defaults
 from lora_operator.state.keys import Key, Object
 from lora_operator.state.pace import FIRST_LOOK_SECONDS
-from lora_operator.state.reading import read_claim, read_job, read_pod, read_run, read_time
+from lora_operator.state.reading import read_claim, read_job, read_pod, read_run
 from lora_operator.state.views import Claim, Job, Observed, Pod, PolicyWord
+from lora_operator.warning_events import Warned, WarningEvents
 
 # Warnings about an object that waits; nothing is asked before this, because most waits are short.
 PATIENCE = timedelta(seconds=FIRST_LOOK_SECONDS)
-MAX_EVENTS = 50
 # The kubelet repeats a warning at least this often while its cause lasts.
 STILL_TRUE = timedelta(seconds=150)
 # Kueue puts the Job's uid on the Workload that it makes for it.
 WORKLOAD_JOB_LABEL = "kueue.x-k8s.io/job-uid"
 NOTHING: Mapping[str, datetime] = MappingProxyType({})
 NO_WORDS: Mapping[str, PolicyWord] = MappingProxyType({})
-# What kept a pod from a node says nothing about why its node does not start it.
-SCHEDULING = "FailedScheduling"
-_KINDS = {Claim: "PersistentVolumeClaim", Job: "Job", Pod: "Pod"}
 
 
 def observe(
@@ -128,25 +125,30 @@ def _is_same(one: Claim | Job | Pod | None, other: Claim | Job | Pod | None) -> 
     return one is not None and other is not None and one.uid == other.uid
 
 
-async def look_up_warnings(client: KubeClient, seen: Observed, now: datetime) -> Observed:
+async def look_up_warnings(
+    client: KubeClient, warnings: WarningEvents, seen: Observed, now: datetime
+) -> Observed:
     """Ask for what explains a wait: warnings about what has waited for a while, Kueue's verdict."""
     namespace = seen.run.key.namespace
     claim, job, pod = seen.claim, seen.job, seen.latest_pod
     is_placed = pod is not None and pod.node is not None
     if claim is not None and claim.phase == "Pending" and not is_placed and _is_old(claim, now):
-        warning = await _latest_warning(client, namespace, claim)
-        seen = replace(seen, claim_warning=warning)
+        warned = await warnings.latest(namespace, claim.uid)
+        seen = replace(seen, claim_warning=_words(warned))
     if job is not None and job.suspended and job.queue is not None:
         seen = replace(seen, queue_verdict=await _queue_verdict(client, namespace, job))
     elif job is not None and not job.is_finished and pod is None and _is_old(job, now):
-        warning = await _latest_warning(client, namespace, job)
-        seen = replace(seen, job_warning=warning)
+        warned = await warnings.latest(namespace, job.uid)
+        seen = replace(seen, job_warning=_words(warned))
     if pod is not None and pod.is_starting and _is_old(pod, now):
-        warning = await _latest_warning(
-            client, namespace, pod, since=now - STILL_TRUE, but=SCHEDULING
-        )
-        seen = replace(seen, pod_warning=warning)
+        warned = await warnings.latest(namespace, pod.uid)
+        is_true = warned is not None and warned.at >= now - STILL_TRUE
+        seen = replace(seen, pod_warning=_words(warned) if is_true else None)
     return seen
+
+
+def _words(warned: Warned | None) -> str | None:
+    return (warned.message or None) if warned is not None else None
 
 
 async def _queue_verdict(client: KubeClient, namespace: str, job: Job) -> str | None:
@@ -170,41 +172,3 @@ async def _queue_verdict(client: KubeClient, namespace: str, job: Job) -> str | 
 
 def _is_old(child: Claim | Job | Pod, now: datetime) -> bool:
     return now - child.created_at >= PATIENCE
-
-
-async def _latest_warning(
-    client: KubeClient,
-    namespace: str,
-    child: Claim | Job | Pod,
-    *,
-    since: datetime | None = None,
-    but: str | None = None,
-) -> str | None:
-    kind = _KINDS[type(child)]
-    # By uid, too: events outlive their object by an hour, and an earlier run's had the same name.
-    about = {"kind": kind, "name": child.name, "uid": child.uid}
-    terms = [f"involvedObject.{field}={value}" for field, value in about.items()]
-    if but is not None:
-        terms.append(f"reason!={but}")
-    try:
-        events = await client.list_objects(
-            EVENTS,
-            namespace,
-            params={
-                "fieldSelector": ",".join([*terms, "type=Warning"]),
-                "limit": str(MAX_EVENTS),
-            },
-        )
-    except ApiError:
-        # Only an explanation: what is decided must not wait for it.
-        return None
-    latest = max(events, key=_last_seen, default=None)
-    if latest is None or (since is not None and _last_seen(latest) < since):
-        return None
-    message: str = latest.get("message", "")
-    return message or None
-
-
-def _last_seen(event: Object) -> datetime:
-    told = event.get("lastTimestamp") or event.get("eventTime")
-    return read_time(told or event["metadata"]["creationTimestamp"])

@@ -6,8 +6,8 @@ of requests, where they may go) is here.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from datetime import datetime
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 import aiohttp
@@ -17,22 +17,22 @@ from lora_api.job import PROGRESS_PORT
 from lora_api.progress import MAX_PROGRESS_BYTES, Progress
 from lora_api.reasons import Reason
 from lora_api.status import ConditionType
+from lora_operator.agenda import ROUND_SECONDS, Agenda
 from lora_operator.builders.ownership import is_owned_by
 from lora_operator.cache import Cache, run_of
 from lora_operator.kube.resources import JOBS, PODS, TRAININGS
 from lora_operator.metrics import Metrics
 from lora_operator.moments import Moments
-from lora_operator.rules.running import is_worth_writing
+from lora_operator.rules.running import LONGEST_SILENCE, is_worth_writing
 from lora_operator.settings import ProgressRoute
 from lora_operator.state.keys import Key, Object
 from lora_operator.state.reading import read_run
 
 TIMEOUT_SECONDS = 2.0
-FASTEST_SECONDS = 1.0
-SLOWEST_SECONDS = 30.0
-# 5,000 running pods at this rate are asked every 25 s, with a few milliseconds of CPU each.
-PULLS_PER_SECOND = 200
 AT_ONCE = 64
+# That a run makes steps is written every so many seconds, however few they are of a percent. With
+# more runs than this per second of it, more seldom: percents are worth more than steps.
+STEPS_WRITTEN_PER_SECOND = 100
 # After the direct way timed out and the proxy worked, the direct way is left alone for a while.
 PREFER_PROXY_SECONDS = 300.0
 
@@ -88,6 +88,8 @@ class ProgressPuller:
         self._metrics = metrics
         self._on_change = on_change
         self._now = now
+        self._agenda = Agenda()
+        self._running = 0
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._proxy_until = float("-inf")
 
@@ -95,23 +97,23 @@ class ProgressPuller:
         """Ask forever, round by round."""
         while True:
             begun = time.monotonic()
-            targets = list(self._targets())
-            await asyncio.gather(*(self._pull(target) for target in targets))
-            alive = {target.pod_uid for target in targets}
-            self.moved_at.keep_only(alive)
-            for uid in self.progress_of.keys() - alive:
+            pods = {pod["metadata"]["uid"]: pod for pod in self._cache.all(PODS) if _answers(pod)}
+            self._running = len(pods)
+            due = self._agenda.take(pods, begun)
+            await asyncio.gather(
+                *(self._pull(target) for target in self._targets(pods[uid] for uid in due))
+            )
+            self.moved_at.keep_only(set(pods))
+            for uid in self.progress_of.keys() - pods.keys():
                 del self.progress_of[uid]
-            await asyncio.sleep(max(0.1, pace(len(targets)) - (time.monotonic() - begun)))
+            await asyncio.sleep(max(0.1, ROUND_SECONDS - (time.monotonic() - begun)))
 
-    def _targets(self) -> Iterator[Target]:
-        for pod in self._cache.all(PODS):
-            status = pod.get("status", {})
+    def _targets(self, pods: Iterable[Object]) -> Iterator[Target]:
+        for pod in pods:
             run = run_of(PODS, pod)
-            if run is None or status.get("phase") != "Running" or not status.get("podIP"):
-                continue
-            if self._is_trainer(pod, run):
+            if run is not None and self._is_trainer(pod, run):
                 meta = pod["metadata"]
-                yield Target(run, meta["name"], meta["uid"], status["podIP"])
+                yield Target(run, meta["name"], meta["uid"], pod["status"]["podIP"])
 
     def _is_trainer(self, pod: Object, run: Key) -> bool:
         """Whether the pod belongs to the Job that we made for the run.
@@ -129,6 +131,8 @@ class ProgressPuller:
     async def _pull(self, target: Target) -> None:
         async with self._slots:
             told = await self._ask(target)
+        if told is not None:
+            self._agenda.heard(target.pod_uid, told, time.monotonic())
         known = self.progress_of.get(target.pod_uid)
         body = self._cache.get(TRAININGS, target.run)
         if told is None:
@@ -140,8 +144,13 @@ class ProgressPuller:
         if told == known:
             return
         self.progress_of[target.pod_uid] = told
-        if body is not None and _worth(body, told, self._now()):
+        if body is not None and self._is_worth_a_look(body, told):
             self._on_change(target.run)
+
+    def _is_worth_a_look(self, body: Object, told: Progress) -> bool:
+        silence = max(LONGEST_SILENCE, timedelta(seconds=self._running / STEPS_WRITTEN_PER_SECOND))
+        known = read_run(body).status.progress
+        return is_worth_writing(known, told, self._now(), silence=silence)
 
     async def _ask(self, target: Target) -> Progress | None:
         if self._route is ProgressRoute.PROXY or time.monotonic() < self._proxy_until:
@@ -183,9 +192,9 @@ class ProgressPuller:
         return f"{self._server}{path}/progress"
 
 
-def pace(running: int) -> float:
-    """Seconds between two rounds."""
-    return min(SLOWEST_SECONDS, max(FASTEST_SECONDS, running / PULLS_PER_SECOND))
+def _answers(pod: Object) -> bool:
+    status = pod.get("status", {})
+    return bool(status.get("phase") == "Running" and status.get("podIP"))
 
 
 def _direct_url(target: Target) -> str:
@@ -227,7 +236,3 @@ def _was_asked_before(body: Object, target: Target) -> bool:
         and condition["reason"] != Reason.RUNNING
         for condition in status.get("conditions", [])
     )
-
-
-def _worth(body: Object, told: Progress, now: datetime) -> bool:
-    return is_worth_writing(read_run(body).status.progress, told, now)

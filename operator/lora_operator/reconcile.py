@@ -29,7 +29,11 @@ from lora_operator.state.keys import Key
 from lora_operator.state.text import quote
 from lora_operator.state.views import Observed, Run
 from lora_operator.status import StatusWriter
+from lora_operator.warning_events import WarningEvents
 
+# A run that was created so long after we became leader was touched by nobody else; by the API
+# server's clock, whose times are rounded down, and which ours only estimates.
+SURELY_LATER = timedelta(seconds=5)
 # Two looks that keep contradicting each other must not become a flood of requests.
 START_OVER = timedelta(seconds=1)
 
@@ -49,12 +53,19 @@ class Reconciler:
         moved_at: Mapping[str, datetime] = NOTHING,
         gatekeeper: Gatekeeper | None = None,
         now: Callable[[], datetime],
+        leads_since: Callable[[], datetime | None] = lambda: None,
+        is_pressed: Callable[[], bool] = lambda: False,
     ) -> None:
         """Wire the parts together; `progress_of` and `moved_at` are filled by the puller.
 
         `now` is the only clock that decisions see. Without a gatekeeper no namespace has a policy.
+        `leads_since` says since when nobody but this process can have acted, if that is known;
+        `is_pressed`, whether there are runs for which nothing has been done yet.
         """
         self._client = client
+        self._warnings = WarningEvents(client)
+        self._leads_since = leads_since
+        self._is_pressed = is_pressed
         self._cache = cache
         self._actor = actor
         self._writer = writer
@@ -96,13 +107,15 @@ class Reconciler:
         self._note_unreadable(key, seen)
         if seen is None:
             return None
-        seen = await look_up_warnings(self._client, seen, self._now())
+        seen = await look_up_warnings(self._client, self._warnings, seen, self._now())
         decision = decide(seen, self._now())
         if decision.actions:
             seen = await self._act(key, decision.actions, seen)
             if seen is None:
                 return None
             decision = decide(seen, self._now())
+            if self._can_wait(seen, decision):
+                return replace(decision, status=None, events=(), revisit_at=self._now())
         if decision.ends_run:
             # A terminal status can't be taken back, so it is decided on live objects only; what
             # was refused or warned of is as live, and is nowhere but in what was seen.
@@ -131,7 +144,8 @@ class Reconciler:
         is taken away.
         """
         if all(action.only_adds for action in wished):
-            await self._reread_one(TRAININGS, key)
+            if not self._began_with_us(before.run):
+                await self._reread_one(TRAININGS, key)
         else:
             await self._reread(key)
         seen = self._observe(key)
@@ -143,6 +157,19 @@ class Reconciler:
             seen = await self._actor.act(seen, actions)
             self._log_refusal(seen)
         return seen
+
+    def _began_with_us(self, run: Run) -> bool:
+        """Whether all that can have been done for a run was done, and remembered, by this process.
+
+        Then the cache can't lack an end that would have to keep a Job from being created.
+        """
+        since = self._leads_since()
+        return since is not None and run.created_at - since >= SURELY_LATER and not run.status.phase
+
+    def _can_wait(self, seen: Observed, decision: Decision) -> bool:
+        """Whether the first word about a run may come after other runs have their Jobs."""
+        is_first = not seen.run.status.phase and seen.job is not None
+        return is_first and not decision.ends_run and self._is_pressed()
 
     async def _reread(self, key: Key) -> None:
         """Bring run, claim, Job and pods in the cache up to the API server's state."""

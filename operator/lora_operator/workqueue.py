@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 # Of so many looks in a row, one goes to a key that is not urgent, however many urgent ones wait.
-FAIR_SHARE = 4
+FAIR_SHARE = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +67,11 @@ class Schedule(Generic[K]):
     def __len__(self) -> int:
         """Keys that could be worked on now, those in work not counted."""
         return len(self._ready) + len(self._urgent)
+
+    @property
+    def urgent(self) -> int:
+        """Urgent keys that could be worked on now."""
+        return len(self._urgent)
 
     def add(self, key: K, *, urgent: bool = False) -> None:
         """Ask for a look at the key as soon as possible; a back-off is not cut short by news.
@@ -165,6 +170,11 @@ class WorkQueue(Generic[K]):
 
     def __len__(self) -> int:
         return len(self._schedule)
+
+    @property
+    def is_pressed(self) -> bool:
+        """Whether urgent keys wait."""
+        return self._schedule.urgent > 0
 
     def add(self, key: K, *, urgent: bool = False) -> None:
         """Ask for a look at the key as soon as possible, or before all that are not urgent."""

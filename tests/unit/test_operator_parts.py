@@ -23,7 +23,6 @@ from lora_operator.labels import RUN_LABEL, job_name, run_of_job, upload_job_nam
 from lora_operator.logs import JsonFormatter, TextFormatter
 from lora_operator.metrics import Metrics
 from lora_operator.observe import observe
-from lora_operator.puller import pace
 from lora_operator.run_metrics import RunCollector, bounded_reason
 from lora_operator.settings import ProgressRoute
 from lora_operator.state.decision import Event
@@ -212,12 +211,6 @@ def test_the_environment_is_asked_after_the_command_line() -> None:
     assert (settings.trainer_image, settings.leader_elect) == ("reg/t:1", False)
     assert (settings.port, settings.identity) == (9001, "operator-0")
     assert settings.lease_namespace == "lora-system"
-
-
-def test_the_pace_of_pulling_adapts_to_the_number_of_runs() -> None:
-    assert pace(1) == pace(200) == 1
-    assert pace(1000) == 5
-    assert pace(1_000_000) == 30
 
 
 REQUESTS = {

@@ -39,10 +39,14 @@ class ScriptedPuller(ProgressPuller):
         del target
         return self.says
 
+    def targets(self) -> list[Target]:
+        """Whom it would ask, were all due."""
+        return list(self._targets(self._cache.all(PODS)))
+
     async def pull_all(self) -> datetime | None:
         """One round; when the one pod that there is last moved."""
         self.seconds += 1
-        for target in self._targets():
+        for target in self.targets():
             await self._pull(target)
         return next(iter(self.moved_at.values()), None)
 
@@ -67,7 +71,7 @@ def a_puller(training: Object | None, job: Object | None, pod: Object) -> Script
 
 def asked(training: Object | None, job: Object | None, pod: Object) -> list[str]:
     """Addresses that the puller would ask."""
-    return [target.ip for target in a_puller(training, job, pod)._targets()]
+    return [target.ip for target in a_puller(training, job, pod).targets()]
 
 
 def running() -> Object:

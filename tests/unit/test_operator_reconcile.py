@@ -32,7 +32,13 @@ ANNA = Key("studio", "anna")
 
 
 def a_reconciler(
-    api: DictionaryApi, cache: Cache, metrics: Metrics | None = None, *, now: datetime = NOW
+    api: DictionaryApi,
+    cache: Cache,
+    metrics: Metrics | None = None,
+    *,
+    now: datetime = NOW,
+    leads_since: datetime | None = None,
+    is_pressed: bool = False,
 ) -> Reconciler:
     return Reconciler(
         client=api,
@@ -42,6 +48,8 @@ def a_reconciler(
         metrics=metrics or Metrics(),
         progress_of={},
         now=lambda: now,
+        leads_since=lambda: leads_since,
+        is_pressed=lambda: is_pressed,
     )
 
 
@@ -99,6 +107,45 @@ async def test_nothing_is_created_for_a_run_that_is_gone() -> None:
     await a_reconciler(api, cache).reconcile(ANNA)
     assert api.children == []
     assert cache.get(TRAININGS, ANNA) is None
+
+
+RUN_PATH = f"GET {TRAININGS.path('studio', 'anna')}"
+
+
+@pytest.mark.parametrize(("seconds", "asks"), [(-60, True), (0, True), (4, True), (5, False)])
+async def test_a_run_is_not_asked_for_where_nobody_else_can_have_touched_it(
+    seconds: int, asks: bool
+) -> None:
+    api, cache = DictionaryApi(), Cache()
+    born = a_training().stored()
+    cache.put(TRAININGS, born)
+    api.hold(TRAININGS, born)
+    since = datetime.fromisoformat(born["metadata"]["creationTimestamp"])
+    since -= timedelta(seconds=seconds)
+    await a_reconciler(api, cache, leads_since=since).reconcile(ANNA)
+    assert api.children == ["PersistentVolumeClaim anna-workspace", "Job anna-train"]
+    assert (RUN_PATH in api.asked) is asks
+
+
+async def test_the_first_word_waits_until_other_runs_have_their_jobs() -> None:
+    api, cache = DictionaryApi(), Cache()
+    cache.put(TRAININGS, a_training().stored())
+    api.hold(TRAININGS, a_training().stored())
+    again_after = await a_reconciler(api, cache, is_pressed=True).reconcile(ANNA)
+    assert again_after == 0
+    assert api.children == ["PersistentVolumeClaim anna-workspace", "Job anna-train"]
+    assert not api.status()
+    await a_reconciler(api, cache, is_pressed=True).reconcile(ANNA)
+    assert api.status()["phase"] == "Pending"
+
+
+async def test_a_refusal_is_told_however_many_wait() -> None:
+    api, cache = DictionaryApi(), Cache()
+    cache.put(TRAININGS, a_training().stored())
+    api.hold(TRAININGS, a_training().stored())
+    api.refusals["POST", "/jobs"] = RefusedError("exceeded quota", status=403)
+    await a_reconciler(api, cache, is_pressed=True).reconcile(ANNA)
+    assert "exceeded quota" in api.status()["message"]
 
 
 def a_warning(kind: str, name: str, uid: str, message: str) -> Object:

@@ -39,13 +39,15 @@ def test_keys_are_worked_on_in_the_order_they_were_asked_for() -> None:
     assert drain(schedule) == ["c", "a", "b"]
 
 
-def test_urgent_keys_go_first_but_leave_every_fourth_look_to_the_others() -> None:
+def test_urgent_keys_go_first_but_leave_every_eighth_look_to_the_others() -> None:
     schedule = a_schedule()
     for key in "abc":
         schedule.add(key)
-    for key in "123456":
+    for key in "123456789":
         schedule.add(key, urgent=True)
-    assert "".join(drain(schedule)) == "123a456bc"
+    assert schedule.urgent == 9
+    assert "".join(drain(schedule)) == "1234567a89bc"
+    assert schedule.urgent == 0
 
 
 def test_a_key_that_waits_keeps_its_place_when_it_becomes_urgent() -> None:

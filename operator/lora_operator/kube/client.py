@@ -146,12 +146,32 @@ class KubeClient:
         self, resource: Resource, namespace: str | None, *, label_selector: str | None
     ) -> AsyncIterator[Object]:
         """Read all objects page by page, metadata alone; consistent with the latest write."""
-        params = {"limit": str(PAGE_SIZE)}
-        if label_selector:
-            params["labelSelector"] = label_selector
+        params = {"labelSelector": label_selector} if label_selector else {}
+        async for item in self._pages(resource, namespace, params, accept=METADATA_ONLY):
+            yield item
+
+    async def list_pages(
+        self, resource: Resource, namespace: str, *, params: dict[str, str], most: int
+    ) -> AsyncIterator[Object]:
+        """Read objects page by page, chosen by selectors in `params`, until `most` were read."""
+        count = 0
+        async for item in self._pages(resource, namespace, params):
+            if count == most:
+                return
+            count += 1
+            yield item
+
+    async def _pages(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        selectors: dict[str, str],
+        accept: str = "application/json",
+    ) -> AsyncIterator[Object]:
+        params = {"limit": str(PAGE_SIZE), **selectors}
         while True:
             page = await self._request(
-                "GET", resource.path(namespace), params=params, accept=METADATA_ONLY
+                "GET", resource.path(namespace), params=params, accept=accept
             )
             for item in page.get("items") or ():
                 yield item

@@ -51,14 +51,20 @@ def mirror_progress(seen: Observed, draft: Draft) -> None:
         draft.progress = to_status(seen.progress, draft.now, draft.progress)
 
 
-def is_worth_writing(known: ProgressStatus | None, told: Progress, now: datetime) -> bool:
-    """A new stage, one percent, or any step after 15 s without a write."""
+def is_worth_writing(
+    known: ProgressStatus | None,
+    told: Progress,
+    now: datetime,
+    *,
+    silence: timedelta = LONGEST_SILENCE,
+) -> bool:
+    """A new stage, one percent, or any step after so long without a write."""
     step, total_steps = _steps(known, told)
     if known is None or known.stage != told.stage or known.percent != percent(step, total_steps):
         return True
     if known.step == step:
         return False
-    return known.updated_at is None or now - known.updated_at >= LONGEST_SILENCE
+    return known.updated_at is None or now - known.updated_at >= silence
 
 
 def percent(step: int, total_steps: int) -> int:
