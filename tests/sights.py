@@ -57,6 +57,10 @@ class ASight:
     def held_by_kueue(self, verdict: str) -> Self:
         return self._with(queue_verdict=verdict)
 
+    def without_fitting_gpu(self, why: str) -> Self:
+        """No GPU of the cluster is large enough."""
+        return self._with(gpu_misfit=why)
+
     def told_by_policy(self, word: PolicyWord) -> Self:
         return self._with(policy=word)
 

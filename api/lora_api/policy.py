@@ -174,17 +174,30 @@ class QueueSettings(Document):
 
 
 class GpuSettings(Document):
-    """How GPUs are called in this cluster."""
+    """How GPUs are called in this cluster, and how its nodes tell of them."""
 
-    resource_name: Annotated[
-        str,
-        StringConstraints(min_length=3, max_length=253),
-        Spelled(
-            r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?",
-            "must be a resource's name such as nvidia.com/gpu",
-        ),
-    ] = "nvidia.com/gpu"
-    """Resource that pods ask for: nvidia.com/gpu, nvidia.com/mig-3g.40gb, amd.com/gpu, ..."""
+    resource_name: (
+        Annotated[
+            str,
+            StringConstraints(min_length=3, max_length=253),
+            Spelled(
+                r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?",
+                "must be a resource's name such as nvidia.com/gpu",
+            ),
+        ]
+        | None
+    ) = None
+    """Resource that pods ask for: nvidia.com/gpu, nvidia.com/mig-3g.40gb, amd.com/gpu, ...
+    Default: the operator's setting, which is nvidia.com/gpu unless it is set."""
+
+    memory_label: LabelKey | None = None
+    """Label of nodes with the memory of one of their GPUs in MiB, a whole number. Default: the name
+    of the resource and .memory, as NVIDIA's GPU feature discovery has it: nvidia.com/gpu.memory. A
+    run goes to nodes on which the label says enough, or that have no such label."""
+
+    product_label: LabelKey | None = None
+    """Label of nodes with the name of their GPUs, for messages. Default: the name of the resource
+    and .product."""
 
 
 class TolerationSettings(Document):

@@ -39,6 +39,7 @@ class Reason(StrEnum):
     CANCELLED = "Cancelled"
     # Waiting that somebody can end.
     UNSCHEDULABLE = "Unschedulable"
+    NO_FITTING_GPU = "NoFittingGPU"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105
     CONTAINER_CONFIG_ERROR = "ContainerConfigError"
@@ -120,6 +121,7 @@ MEANINGS: dict[Reason, str] = {
     Reason.CANCELLING: "spec.cancel is set; the trainer is being stopped.",
     Reason.CANCELLED: "spec.cancel ended the run.",
     Reason.UNSCHEDULABLE: "No node has what the pod asks for (GPUs, memory, volume zone).",
+    Reason.NO_FITTING_GPU: "No GPU of the cluster has the memory that the run needs.",
     Reason.IMAGE_PULL_FAILED: "The trainer image can't be pulled.",
     Reason.SECRET_NOT_FOUND: "The credentials Secret, or a key in it, does not exist.",
     Reason.CONTAINER_CONFIG_ERROR: "The kubelet can't create the container from its settings.",

@@ -88,7 +88,13 @@ class ResourceSettings(Document):
     model_config = document_config(MORE_MEMORY_ON_RETRY)
 
     gpus: Annotated[int, Field(ge=0, le=16)] = 1
-    """GPUs (nvidia.com/gpu). Zero trains on the CPU, which only toy models bear."""
+    """GPUs (nvidia.com/gpu, unless operator or policy name another resource). Zero trains on the
+    CPU, which only toy models bear."""
+
+    gpu_memory: MemoryQuantity | None = None
+    """Memory that each GPU must have, by the labels of its node; nodes without such a label are not
+    ruled out. Default: estimated from recipe and settings, for the leanest way of training that
+    optimization.memory allows."""
 
     cpu: CpuQuantity = "1"
     """CPU request of the pod."""

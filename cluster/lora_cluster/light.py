@@ -95,6 +95,15 @@ class LightCluster:
         """Start the controllers (Jobs, garbage collection, namespaces); does not wait for them."""
         self._start("controller-manager")
 
+    def start_scheduler(self) -> None:
+        """Start the scheduler, without any node; does not wait for its first decision."""
+        self._components["scheduler"] = commands.scheduler(
+            binaries=self.binaries,
+            kubeconfig=self._folder / "scheduler",
+            port=self._scheduler_port,
+        )
+        self._start("scheduler")
+
     def start_fake_nodes(self, *, stages: Path, pod_cidr: str) -> None:
         """Start scheduler, controllers that bind claims, and KWOK in place of kubelets.
 
@@ -119,9 +128,6 @@ class LightCluster:
                 port=self._manager_port,
                 makes_volumes=True,
             ),
-            commands.scheduler(
-                binaries=binaries, kubeconfig=folder / "scheduler", port=self._scheduler_port
-            ),
             commands.kwok(
                 program=ensure_kwok(),
                 kubeconfig=self.kubeconfig,
@@ -132,6 +138,7 @@ class LightCluster:
         ):
             self._components[component.name] = component
             self._start(component.name)
+        self.start_scheduler()
 
     def close(self) -> None:
         """End all processes."""

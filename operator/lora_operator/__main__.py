@@ -10,6 +10,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from lora_api.policy import GpuSettings
+from lora_api.wording import explain
 from lora_operator import logs
 from lora_operator.app import run
 from lora_operator.settings import DEFAULT_TRAINER_IMAGE, ProgressRoute, Settings, default_of
@@ -38,12 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     """Settings from the command line, then the environment, then the defaults."""
-    given = _parser(environment).parse_args(arguments)
+    parser = _parser(environment)
+    given = parser.parse_args(arguments)
     namespaces = [part for text in given.namespace for part in text.split(",") if part]
     defaults = Settings()
     return Settings(
         namespaces=tuple(dict.fromkeys(namespaces)),
         trainer_image=given.trainer_image,
+        gpu=_gpu(parser, given),
         progress_via=ProgressRoute(given.progress_via),
         host=given.host,
         port=given.metrics_port,
@@ -57,6 +63,17 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         log_format=given.log_format,
         log_level=given.log_level,
     )
+
+
+def _gpu(parser: argparse.ArgumentParser, given: argparse.Namespace) -> GpuSettings:
+    try:
+        return GpuSettings(
+            resource_name=given.gpu_resource or None,
+            memory_label=given.gpu_memory_label or None,
+            product_label=given.gpu_product_label or None,
+        )
+    except ValidationError as error:
+        parser.error(f"--gpu-...: {explain(error)}")
 
 
 def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
@@ -84,6 +101,21 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         default=environment.get("LORA_TRAINER_IMAGE") or DEFAULT_TRAINER_IMAGE,
         help="image of runs that name none in spec.image (default: %(default)s; "
         "LORA_TRAINER_IMAGE)",
+    )  # fmt: skip
+    add(
+        "--gpu-resource", metavar="NAME", default=env("gpu_resource", ""),
+        help="resource that pods ask for where no policy names one (default: nvidia.com/gpu; "
+        "LORA_OPERATOR_GPU_RESOURCE)",
+    )  # fmt: skip
+    add(
+        "--gpu-memory-label", metavar="KEY", default=env("gpu_memory_label", ""),
+        help="node label with the memory of one GPU in MiB (default: the resource and .memory; "
+        "LORA_OPERATOR_GPU_MEMORY_LABEL)",
+    )  # fmt: skip
+    add(
+        "--gpu-product-label", metavar="KEY", default=env("gpu_product_label", ""),
+        help="node label with the name of the GPUs (default: the resource and .product; "
+        "LORA_OPERATOR_GPU_PRODUCT_LABEL)",
     )  # fmt: skip
     add(
         "--progress-via", choices=[route.value for route in ProgressRoute],

@@ -6,6 +6,7 @@ stranger's or gone), and all acts have to tell them apart in the same way.
 
 from dataclasses import replace
 
+from lora_api.policy import GpuSettings
 from lora_operator.builders.job import build_job, build_upload_job
 from lora_operator.builders.ownership import is_left_by_predecessor, is_owned_by
 from lora_operator.builders.placement import placed
@@ -23,6 +24,7 @@ from lora_operator.errors import (
 from lora_operator.kube.client import KubeClient, Object
 from lora_operator.kube.resources import CLAIMS, JOBS, PODS, TRAININGS, Resource
 from lora_operator.logs import log
+from lora_operator.policy.gpu_fit import UNSET, gpu_names, gpu_need
 from lora_operator.state.decision import Action
 from lora_operator.state.keys import Key
 from lora_operator.state.reading import read_claim, read_job
@@ -36,17 +38,26 @@ SEVERAL_BUDGETS = "more than one PodDisruptionBudget"
 class Actor:
     """Does what a decision asks for and tells what became of it."""
 
-    def __init__(self, *, client: KubeClient, cache: Cache, default_image: str) -> None:
+    def __init__(
+        self,
+        *,
+        client: KubeClient,
+        cache: Cache,
+        default_image: str,
+        gpu: GpuSettings = UNSET,
+    ) -> None:
         """Use a client to act and a cache to remember.
 
         Args:
             client: Guarded by leadership.
             cache: Receives what was created, so that the next look does not miss it.
             default_image: Trainer image of runs that name none.
+            gpu: How GPUs are called where no policy says so.
         """
         self._client = client
         self._cache = cache
         self._default_image = default_image
+        self._gpu = gpu
 
     async def act(self, seen: Observed, actions: tuple[Action, ...]) -> Observed:
         """Do the actions in order; the first refusal ends them.
@@ -89,8 +100,13 @@ class Actor:
         wanted = build(run, spec, default_image=self._default_image)
         if action is Action.CREATE_UPLOAD_JOB:
             wanted = self._as_trained(wanted, seen)
-        if seen.policy is not None and seen.policy.policy is not None:
-            wanted = placed(wanted, seen.policy.policy)
+        policy = seen.policy.policy if seen.policy is not None else None
+        wanted = placed(
+            wanted,
+            policy=policy,
+            gpu=gpu_names(policy.gpu if policy is not None else None, self._gpu),
+            need=gpu_need(spec) if action is Action.CREATE_JOB else None,
+        )
         body, refused = await self._create(JOBS, run, wanted)
         job = read_job(body) if body is not None else None
         if action is Action.CREATE_JOB:

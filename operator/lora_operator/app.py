@@ -23,6 +23,7 @@ from lora_operator.cache import Cache
 from lora_operator.errors import ApiError, OperatorError
 from lora_operator.feed import Feed
 from lora_operator.gatekeeper import Gatekeeper
+from lora_operator.gpu_nodes import GpuNodes
 from lora_operator.kube.client import KubeClient, no_guard
 from lora_operator.kube.credentials import Connection, connect
 from lora_operator.kube.resources import JOBS, OWN_KINDS, TRAININGS, watched_paths
@@ -143,12 +144,15 @@ class App:
         reconciler = Reconciler(
             client=client,
             cache=cache,
-            actor=Actor(client=client, cache=cache, default_image=settings.trainer_image),
+            actor=Actor(
+                client=client, cache=cache, default_image=settings.trainer_image, gpu=settings.gpu
+            ),
             writer=StatusWriter(client=client, identity=settings.identity),
             metrics=metrics,
             progress_of=self._puller.progress_of,
             moved_at=self._puller.moved_at,
             gatekeeper=self._gatekeeper,
+            gpu_nodes=GpuNodes(client, gpu=settings.gpu),
             now=server_time.now,
             leads_since=lambda: self._leads_since,
             is_pressed=lambda: self._queue.is_pressed,

@@ -118,6 +118,7 @@ def with_words_of(live: Observed, before: Observed) -> Observed:
         job_warning=before.job_warning if _is_same(live.job, before.job) else None,
         queue_verdict=before.queue_verdict if _is_same(live.job, before.job) else None,
         pod_warning=before.pod_warning if _is_same(live.latest_pod, before.latest_pod) else None,
+        gpu_misfit=before.gpu_misfit if _is_same(live.latest_pod, before.latest_pod) else None,
     )
 
 

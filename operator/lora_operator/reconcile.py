@@ -16,6 +16,7 @@ from lora_operator.actions import Actor
 from lora_operator.cache import Cache
 from lora_operator.errors import ConflictError, NotFoundError, OperatorError
 from lora_operator.gatekeeper import Gatekeeper
+from lora_operator.gpu_nodes import GpuNodes
 from lora_operator.kube.client import KubeClient
 from lora_operator.kube.resources import CLAIMS, JOBS, PODS, TRAININGS, Resource
 from lora_operator.labels import RUN_UID_LABEL, workspace_name
@@ -52,13 +53,15 @@ class Reconciler:
         progress_of: Mapping[str, Progress],
         moved_at: Mapping[str, datetime] = NOTHING,
         gatekeeper: Gatekeeper | None = None,
+        gpu_nodes: GpuNodes | None = None,
         now: Callable[[], datetime],
         leads_since: Callable[[], datetime | None] = lambda: None,
         is_pressed: Callable[[], bool] = lambda: False,
     ) -> None:
         """Wire the parts together; `progress_of` and `moved_at` are filled by the puller.
 
-        `now` is the only clock that decisions see. Without a gatekeeper no namespace has a policy.
+        `now` is the only clock that decisions see. Without a gatekeeper no namespace has a policy,
+        without `gpu_nodes` nobody knows which GPUs there are.
         `leads_since` says since when nobody but this process can have acted, if that is known;
         `is_pressed`, whether there are runs for which nothing has been done yet.
         """
@@ -73,6 +76,7 @@ class Reconciler:
         self._progress_of = progress_of
         self._moved_at = moved_at
         self._gatekeeper = gatekeeper
+        self._gpu_nodes = gpu_nodes
         self._now = now
         self._unreadable: dict[Key, str] = {}
 
@@ -108,6 +112,8 @@ class Reconciler:
         if seen is None:
             return None
         seen = await look_up_warnings(self._client, self._warnings, seen, self._now())
+        if self._gpu_nodes is not None:
+            seen = await self._gpu_nodes.explain(seen)
         decision = decide(seen, self._now())
         if decision.actions:
             seen = await self._act(key, decision.actions, seen)

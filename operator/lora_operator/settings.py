@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from lora_api.policy import GpuSettings
+
 DEFAULT_TRAINER_IMAGE = "lora-trainer:latest"
 
 
@@ -30,6 +32,9 @@ class Settings:
 
     trainer_image: str = DEFAULT_TRAINER_IMAGE
     """Image of runs that name none."""
+
+    gpu: GpuSettings = field(default_factory=GpuSettings)
+    """How GPUs and the node labels that tell of them are called, where no policy says so."""
 
     progress_via: ProgressRoute = ProgressRoute.AUTO
     """Straight to the pod's address, or through the API server."""

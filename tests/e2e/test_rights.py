@@ -38,7 +38,8 @@ RIGHTS = [
     ("grants no rights", "create", "rolebindings.rbac.authorization.k8s.io", "studio", False),
     ("reads no ConfigMaps", "get", "configmaps", "studio", False),
     ("asks pods, not through the API server", "get", "pods/proxy", "studio", False),
-    ("sees no nodes", "list", "nodes", "studio", False),
+    ("sees which GPUs nodes have", "list", "nodes", "studio", True),
+    ("watches no nodes", "watch", "nodes", "studio", False),
 ]  # fmt: skip
 
 

@@ -32,6 +32,7 @@ class Row:
 
 
 PULL = 'Back-off pulling image "reg/x:1": ErrImagePull: reg/x:1: not found'
+MISFIT = "No GPU of the cluster has the 38000 MiB of memory."
 SCHEDULER = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
 
 UNDER_WAY: dict[str, Row] = {
@@ -125,6 +126,17 @@ UNDER_WAY: dict[str, Row] = {
         phase=Phase.PENDING,
         reason=Reason.UNSCHEDULABLE,
         says=("Insufficient nvidia.com/gpu", "4 GPU(s)", "spec.resources.gpus"),
+    ),
+    "a pod for which no GPU is large enough says which there are, and quotes the scheduler": Row(
+        sight=seen().with_pods(a_pod().unschedulable(SCHEDULER)).without_fitting_gpu(MISFIT),
+        phase=Phase.PENDING,
+        reason=Reason.NO_FITTING_GPU,
+        says=(MISFIT, "Insufficient nvidia.com/gpu", "starts by itself"),
+    ),
+    "a pod that the scheduler has not looked at is not told of GPUs": Row(
+        sight=seen().with_pods(a_pod()).without_fitting_gpu(MISFIT),
+        phase=Phase.PENDING,
+        reason=Reason.POD_PENDING,
     ),
     "a placed pod is starting": Row(
         sight=seen().with_pods(a_pod().placed()), phase=Phase.STARTING, reason=Reason.POD_STARTING

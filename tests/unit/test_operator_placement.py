@@ -10,6 +10,7 @@ from lora_operator.builders.placement import placed
 from lora_operator.cache import Cache
 from lora_operator.kube.resources import TRAININGS
 from lora_operator.observe import observe
+from lora_operator.policy.gpu_fit import UNSET, GpuNames, GpuNeed, gpu_names
 from lora_operator.state.keys import Key
 from lora_operator.state.views import PolicyWord
 
@@ -19,7 +20,13 @@ GPU_TAINT = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedul
 def pod_of(training: ATraining | None = None, **policy: Any) -> dict[str, Any]:  # noqa: ANN401
     run = (training or a_training()).run()
     assert run.spec is not None
-    job = placed(build_job(run, run.spec, default_image="x:1"), a_policy(**policy))
+    acting = a_policy(**policy)
+    job = placed(
+        build_job(run, run.spec, default_image="x:1"),
+        policy=acting,
+        gpu=gpu_names(acting.gpu, UNSET),
+        need=None,
+    )
     pod: dict[str, Any] = job["spec"]["template"]["spec"]
     return pod
 
@@ -28,7 +35,8 @@ def test_a_policy_that_says_nothing_changes_nothing() -> None:
     run = a_training().run()
     assert run.spec is not None
     job = build_job(run, run.spec, default_image="x:1")
-    assert placed(job, a_policy()) == job
+    assert placed(job, policy=a_policy(), gpu=GpuNames(), need=None) == job
+    assert placed(job, policy=None, gpu=GpuNames(), need=None) == job
 
 
 def test_pods_go_to_the_policys_nodes() -> None:
@@ -52,6 +60,39 @@ def test_gpus_are_asked_for_by_the_name_that_the_cluster_gives_them() -> None:
     assert resources["limits"]["amd.com/gpu"] == resources["requests"]["amd.com/gpu"] == "2"
     assert "nvidia.com/gpu" not in resources["limits"]
     assert pod["tolerations"] == [{**GPU_TAINT, "key": "amd.com/gpu"}]
+
+
+def test_parts_of_nvidias_gpus_are_found_behind_the_taint_of_whole_ones() -> None:
+    pod = pod_of(gpu={"resourceName": "nvidia.com/mig-3g.40gb"})
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/mig-3g.40gb"] == "1"
+    assert pod["tolerations"] == [GPU_TAINT, {**GPU_TAINT, "key": "nvidia.com/mig-3g.40gb"}]
+
+
+def test_nodes_must_have_enough_gpu_memory_or_say_nothing_of_it() -> None:
+    run = a_training().run()
+    assert run.spec is not None
+    need = GpuNeed(least=8000, ample=16000, what="it needs")
+    names = GpuNames(memory="vendor.example/gpu.mib")
+    job = placed(build_job(run, run.spec, default_image="x:1"), policy=None, gpu=names, need=need)
+    key = "vendor.example/gpu.mib"
+    assert job["spec"]["template"]["spec"]["affinity"] == {
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [
+                    {"matchExpressions": [{"key": key, "operator": "Gt", "values": ["7999"]}]},
+                    {"matchExpressions": [{"key": key, "operator": "DoesNotExist"}]},
+                ]
+            },
+            "preferredDuringSchedulingIgnoredDuringExecution": [
+                {
+                    "weight": 100,
+                    "preference": {
+                        "matchExpressions": [{"key": key, "operator": "Gt", "values": ["15999"]}]
+                    },
+                }
+            ],
+        }
+    }
 
 
 def test_a_run_on_the_cpu_asks_for_none_under_any_name() -> None:

@@ -1,4 +1,4 @@
-"""What a policy adds to a run: nodes whose GPUs fit, defaults, and the figures it shows."""
+"""What a policy adds to a run: defaults, and the figures it shows."""
 
 from decimal import Decimal
 
@@ -10,65 +10,8 @@ from lora_api.policy_ledger import RunState
 from lora_api.policy_status import MAX_LISTED
 from lora_api.training import LoRATrainingSpec
 from lora_operator.policy.defaults import priority_of, with_defaults
-from lora_operator.policy.gpu_fit import GpuLabels, fit_gpus
 from lora_operator.policy.ledger import admit, observe, settle
 from lora_operator.policy.usage import acting_condition, usage
-
-T4 = {"nvidia.com/gpu.product": "Tesla-T4", "nvidia.com/gpu.memory": "15360"}
-H100 = {"nvidia.com/gpu.product": "NVIDIA-H100", "nvidia.com/gpu.memory": "81559"}
-
-
-def test_a_run_goes_to_gpus_with_enough_memory() -> None:
-    fit = fit_gpus(needed_mib=38_000, what="flux", nodes=[T4, H100], gpu=GpuLabels())
-    assert fit.misfit is None
-    assert fit.node_affinity == {
-        "requiredDuringSchedulingIgnoredDuringExecution": {
-            "nodeSelectorTerms": [
-                {
-                    "matchExpressions": [
-                        {"key": "nvidia.com/gpu.memory", "operator": "Gt", "values": ["37999"]}
-                    ]
-                }
-            ]
-        }
-    }
-
-
-def test_just_enough_memory_is_enough() -> None:
-    fit = fit_gpus(needed_mib=15_360, what="sd15", nodes=[T4], gpu=GpuLabels())
-    assert fit.node_affinity is not None
-
-
-def test_where_no_gpu_fits_it_is_said_which_there_are() -> None:
-    nodes = [T4, T4, {"nvidia.com/gpu.memory": "24576"}, {"kubernetes.io/os": "linux"}]
-    fit = fit_gpus(needed_mib=38_000, what="flux at 1024 pixels", nodes=nodes, gpu=GpuLabels())
-    assert fit.node_affinity is None
-    assert fit.misfit == (
-        "No GPU of the cluster has the 38000 MiB of memory that flux at 1024 pixels needs. There "
-        "are: Tesla-T4 (15360 MiB) on 2 nodes, a GPU without a name (24576 MiB) on 1 node. Add a "
-        "node with such a GPU, or create the run again with a lower resolution or a leaner "
-        "optimization.memory."
-    )
-
-
-def test_an_inventory_of_many_kinds_is_cut_short() -> None:
-    nodes = [{"nvidia.com/gpu.memory": str(size)} for size in range(100, 120)]
-    fit = fit_gpus(needed_mib=1000, what="sd15", nodes=nodes, gpu=GpuLabels())
-    assert fit.misfit is not None
-    assert "and 12 more kinds. Add" in fit.misfit
-
-
-@pytest.mark.parametrize("memory", ["", "lots", "-5", "1e5", "\u0661\u0662"])
-def test_a_label_that_is_no_number_says_nothing(memory: str) -> None:
-    nodes = [{"nvidia.com/gpu.memory": memory}, {}]
-    fit = fit_gpus(needed_mib=1000, what="sd15", nodes=nodes, gpu=GpuLabels())
-    assert (fit.node_affinity, fit.misfit) == (None, None)
-
-
-def test_other_vendors_label_their_memory_otherwise() -> None:
-    gpu = GpuLabels(memory="amd.com/gpu.vram-mib")
-    node = {"amd.com/gpu.vram-mib": "196608", "nvidia.com/gpu.memory": "1"}
-    assert fit_gpus(needed_mib=90_000, what="wan", nodes=[node], gpu=gpu).misfit is None
 
 
 def spec_of(**fields: object) -> LoRATrainingSpec:

@@ -46,6 +46,14 @@ def pod_is_placed(seen: Observed, draft: Draft) -> Verdict:
         return Verdict.CONTINUE
     if pod.unschedulable is None:
         draft.wait(Reason.POD_PENDING, f"Pod {pod.name} waits for a node.")
+    elif seen.gpu_misfit is not None:
+        draft.wait(
+            Reason.NO_FITTING_GPU,
+            f"{seen.gpu_misfit} The scheduler says: {quote(pod.unschedulable)}. The run starts by "
+            "itself when such a node appears.",
+        )
+        # Labels may come after their node, and nobody tells of them.
+        draft.revisit_in(LOOK_AGAIN_SECONDS)
     else:
         draft.wait(
             Reason.UNSCHEDULABLE,

@@ -26,6 +26,7 @@ _WAITING_PHASES: Mapping[str, Phase] = {
     Reason.POD_CREATION_REFUSED: Phase.PENDING,
     Reason.POD_PENDING: Phase.PENDING,
     Reason.UNSCHEDULABLE: Phase.PENDING,
+    Reason.NO_FITTING_GPU: Phase.PENDING,
     Reason.RETRYING: Phase.PENDING,
     Reason.POD_STARTING: Phase.STARTING,
     Reason.IMAGE_PULL_FAILED: Phase.STARTING,

@@ -209,6 +209,8 @@ class Observed:
     """Latest warning event about the Job, read where it has no pod for long."""
     pod_warning: str | None = None
     """Latest warning event about the pod, read where it is placed and does not start for long."""
+    gpu_misfit: str | None = None
+    """Why no GPU of the cluster is large enough, read where the pod finds no node."""
     pods: tuple[Pod, ...] = field(default=())
     """Pods of the Job, oldest first."""
     progress: Progress | None = None
