@@ -12,6 +12,7 @@ import time
 from collections.abc import Coroutine
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -118,7 +119,11 @@ class App:
             on_change=self._queue.add,
         )
         self._gatekeeper = Gatekeeper(
-            client=client, cache=cache, on_change=self._queue.add, now=server_time.now
+            client=client,
+            cache=cache,
+            on_change=self._queue.add,
+            on_start=partial(self._queue.add, urgent=True),
+            now=server_time.now,
         )
         api_watch = ApiWatch(metrics=metrics, on_list=self._sweeper.ask)
         self._feed = Feed(

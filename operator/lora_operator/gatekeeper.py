@@ -73,6 +73,7 @@ class Gatekeeper:
         client: KubeClient,
         cache: Cache,
         on_change: Callable[[Key], None],
+        on_start: Callable[[Key], None],
         now: Callable[[], datetime],
     ) -> None:
         """Wire the gatekeeper.
@@ -80,12 +81,14 @@ class Gatekeeper:
         Args:
             client: Guarded by leadership.
             cache: Runs and policies.
-            on_change: Told of runs that should be looked at, because others made room for them.
+            on_change: Told of runs that should be looked at, because what is said of them changed.
+            on_start: Told of runs that may start, because others made room: GPUs idle for them.
             now: The clock.
         """
         self._client = client
         self._cache = cache
         self._on_change = on_change
+        self._on_start = on_start
         self._now = now
         self._kept: dict[str, Kept] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -96,14 +99,21 @@ class Gatekeeper:
         """What the policy says of a run, by uid; nothing where there is no policy."""
 
     def policy_changed(self, namespace: str) -> None:
-        """Have every run of the namespace looked at, unless it was only the status that changed."""
+        """Have every run of the namespace looked at, unless it was only the status that changed.
+
+        Those that wait come first and in their order, so that a raised quota does not have to wait
+        for looks at hundreds of runs for which nothing changes.
+        """
         kept = self._kept.get(namespace)
+        policy = None
         with contextlib.suppress(InternalError):
-            if self._policy(namespace) == (kept.space.policy if kept is not None else None):
+            policy = self._policy(namespace)
+            if policy == (kept.space.policy if kept is not None else None):
                 return
-        for body in self._cache.all(TRAININGS):
-            if body["metadata"]["namespace"] == namespace:
-                self._on_change(Key(namespace, body["metadata"]["name"]))
+        queue = self._queue(replace(kept.space, policy=policy)) if kept and policy else ()
+        names = {body["metadata"]["name"] for body in self._of_namespace(namespace)}
+        for name in dict.fromkeys((*(run.name for run in queue if run.name in names), *names)):
+            self._on_change(Key(namespace, name))
 
     async def look(self, key: Key) -> None:
         """Bring the namespace's gate up to what is known of a run, and note what it says of it.
@@ -173,13 +183,16 @@ class Gatekeeper:
         changed = space.waiting.keys() != kept.space.waiting.keys()
         withdrawn = space.preempted - kept.space.preempted
         kept.space = space
-        queue = standings(tuple(space.waiting.values()), space.working.values(), policy, now)
+        queue = self._queue(space)
         if seen is not None:
             if seen.run.uid in {run.uid for run, _ in released.refused}:
                 answer = next(why for run, why in released.refused if run.uid == seen.run.uid)
             place = _place(space, queue, seen.run.uid, now)
             self.words[seen.run.uid] = word_of(space, seen.run, answer, place)
-        moved = {run.name for run in (*released.started, *(run for run, _ in released.refused))}
+        for run in released.started:
+            if run.name != key.name:
+                self._on_start(Key(key.namespace, run.name))
+        moved = {run.name for run, _ in released.refused}
         moved |= {space.working[uid].name for uid in withdrawn}
         moved |= {run.name for run in queue[:TOLD_AT_ONCE]} if changed else set()
         for name in sorted(moved - {key.name}):
@@ -193,9 +206,7 @@ class Gatekeeper:
         store = LedgerStore(self._client, namespace)
         kept = Kept(Namespace(policy=policy, ledgers=await store.read()), store)
         live = set()
-        for body in self._cache.all(TRAININGS):
-            if body["metadata"]["namespace"] != namespace:
-                continue
+        for body in self._of_namespace(namespace):
             run = read_run(body)
             live.add(run.uid)
             kept.seen[run.key.name] = (run.uid, run.created_at)
@@ -206,6 +217,16 @@ class Gatekeeper:
                 kept.space = gate.forget(kept.space, uid, created_at=ledger.month.start)
         self._kept[namespace] = kept
         return kept
+
+    def _of_namespace(self, namespace: str) -> list[Object]:
+        """Its runs, as last heard of."""
+        runs = self._cache.all(TRAININGS)
+        return [body for body in runs if body["metadata"]["namespace"] == namespace]
+
+    def _queue(self, space: Namespace) -> tuple[Waiting, ...]:
+        """Who waits, in order."""
+        waiting, working = tuple(space.waiting.values()), space.working.values()
+        return standings(waiting, working, space.policy, self._now())
 
     def _policy(self, namespace: str) -> TrainingPolicySpec | None:
         body = self._cache.get(POLICIES, Key(namespace, ACTING_POLICY))

@@ -27,7 +27,13 @@ POLICY: Object = {
 
 
 def a_gatekeeper(api: DictionaryApi, cache: Cache) -> Gatekeeper:
-    return Gatekeeper(client=api, cache=cache, on_change=lambda _: None, now=lambda: NOW)
+    return Gatekeeper(
+        client=api,
+        cache=cache,
+        on_change=lambda _: None,
+        on_start=lambda _: None,
+        now=lambda: NOW,
+    )
 
 
 def a_run(name: str) -> Object:

@@ -6,7 +6,7 @@ instead.
 """
 
 from lora_api.reasons import Reason
-from lora_api.status import ConditionType
+from lora_api.status import ConditionType, Phase
 from lora_operator.rules.base import Verdict
 from lora_operator.state.decision import Action
 from lora_operator.state.draft import Draft
@@ -52,6 +52,9 @@ def _suspend(seen: Observed, draft: Draft) -> Verdict:
     if job is None and seen.run.status.job_name is not None:
         _note_taken_away(seen, draft)
     draft.hold_back(Reason.SUSPENDED, _held_back(draft))
+    if draft.stored.phase is not Phase.SUSPENDED:
+        # What the run held is the queue's again, which hears of it by another look.
+        draft.revisit_in(0)
     return Verdict.SETTLED
 
 
