@@ -23,6 +23,8 @@ from lora_cluster.progress import say
 
 SUITE = "bookworm"
 BASE_PACKAGES = "python3,ca-certificates,libstdc++6"  # the last is for torch
+# What torch.compile needs where it runs: Triton compiles a small C file against Python's headers.
+MORE_PACKAGES = {"trainer": "gcc,libc6-dev,libpython3.11-dev"}
 # What of Debian's files an image never reads.
 EXCLUDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/var/cache/apt/*")
 CERTIFICATES = Path("/etc/ssl/certs")
@@ -45,7 +47,7 @@ def build(kind: str) -> str:
     """
     checkout = find_checkout()
     packages.ensure(packages.FOR_IMAGES)
-    base = _base_image()
+    base = _base_image(MORE_PACKAGES.get(kind))
     key = content_key([checkout / source for source in SOURCES[kind]], salt=base)
     reference = f"localhost/lora-{kind}:{key}"
     if image_folder().find(reference):
@@ -164,9 +166,14 @@ def content_key(sources: list[Path], *, salt: str) -> str:
     return digest.hexdigest()[:12]
 
 
-def _base_image() -> str:
-    """Debian with Python, as small as its package manager makes it."""
-    recipe = json.dumps([SUITE, BASE_PACKAGES, EXCLUDED])
+def _base_image(more: str | None = None) -> str:
+    """Debian with Python, as small as its package manager makes it.
+
+    Args:
+        more: Further packages, separated by commas.
+    """
+    included = f"{BASE_PACKAGES},{more}" if more else BASE_PACKAGES
+    recipe = json.dumps([SUITE, included, EXCLUDED])
     reference = f"localhost/lora-base:{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     with locked(cache_folder() / "base.lock"):
         if _has_image(reference):
@@ -180,7 +187,7 @@ def _base_image() -> str:
                 "mmdebstrap",
                 "--variant=essential",
                 "--mode=root",
-                f"--include={BASE_PACKAGES}",
+                f"--include={included}",
                 *excludes,
                 SUITE,
                 str(work / "root.tar"),
