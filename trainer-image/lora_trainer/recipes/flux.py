@@ -6,41 +6,32 @@ The one file that knows this family. Cost per step: one forward and backward of 
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    FlowMatchEulerDiscreteScheduler,
-    FluxPipeline,
-    FluxTransformer2DModel,
-)
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from PIL import Image
 from transformers import CLIPTextModel, T5EncoderModel
 
 from lora_trainer.basemodel import BaseModel
 from lora_trainer.recipes import (
-    NO_TEXT_ENCODERS,
     NO_TEXT_WEIGHTS,
     Batch,
     Conditioning,
     LossSettings,
-    Part,
-    PictureEncoder,
     Recipe,
     Sampler,
     TextEncoder,
 )
-from lora_trainer.recipes.attaching import attach_with
 from lora_trainer.recipes.checking import refuse_faults
 from lora_trainer.recipes.clip import ClipText
+from lora_trainer.recipes.denoiser import DenoiserRecipe
 from lora_trainer.recipes.flow import flow_losses, sigmas_at
 from lora_trainer.recipes.keys import PEFT, lora_file
-from lora_trainer.recipes.loading import load_component, skeleton_of
+from lora_trainer.recipes.pipelines import PipelineSampler
 from lora_trainer.recipes.single_file import single_file_faults
 from lora_trainer.recipes.t5 import T5Text
-from lora_trainer.recipes.vae import KlEncoder, draw_latents, to_picture
+from lora_trainer.recipes.vae import decoded, draw_latents, load_vae
 from lora_trainer.transfer import sent
 
 # Guidance is distilled into FLUX.1-dev; trained at 1 (as in sd-scripts), the LoRA keeps it whole.
@@ -86,36 +77,19 @@ def check(base: BaseModel) -> None:
     refuse_faults("FLUX.1-dev", faults)
 
 
-class Flux:
+class Flux(DenoiserRecipe):
     """The recipe `flux` for one base model."""
 
-    part = Part()
+    model = FluxTransformer2DModel
+    component = "transformer"
+    pipeline = FluxPipeline
 
     def __init__(self, base: BaseModel) -> None:
-        self._base = base
+        super().__init__(base)
         vae = base.configs["vae"]
         self._scaling_factor = float(vae.get("scaling_factor", 0.3611))
         self._shift_factor = float(vae.get("shift_factor") or 0.0)
         self._guided = bool(base.configs["transformer"].get("guidance_embeds"))
-
-    def experts(self) -> tuple[Recipe, ...]:
-        """Itself: there is one transformer."""
-        return (self,)
-
-    def skeleton(self) -> torch.nn.Module:
-        """The transformer on the meta device."""
-        return skeleton_of(FluxTransformer2DModel, self._base, "transformer")
-
-    def load_denoiser(self, *, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
-        """The transformer, frozen."""
-        transformer: torch.nn.Module = load_component(
-            FluxTransformer2DModel, self._base, "transformer", device=device, dtype=dtype
-        )
-        return transformer
-
-    def load_picture_encoder(self, *, device: torch.device) -> PictureEncoder:
-        """The VAE, in float32."""
-        return KlEncoder(_load_vae(self._base, device), device)
 
     def load_text_encoder(self, *, device: torch.device) -> TextEncoder:
         """CLIP for the pooled embedding, T5 for the words."""
@@ -157,7 +131,15 @@ class Flux:
 
     def sampler(self, denoisers: Sequence[torch.nn.Module], *, device: torch.device) -> Sampler:
         """Euler steps through the diffusers pipeline."""
-        return _PipelineSampler(self._base, denoisers[0], device)
+        vae = load_vae(self._base, device)
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(self._base.configs["scheduler"])
+        pipeline = self._piped(denoisers[0], vae=vae, scheduler=scheduler)
+
+        def decode(packed: torch.Tensor, resolution: int) -> list[Image.Image]:
+            side = resolution // pipeline.vae_scale_factor
+            return decoded(vae, _unpack(packed.float(), side, side))
+
+        return PipelineSampler(pipeline, denoisers[0], device=device, words=_words, decode=decode)
 
     def to_file(
         self,
@@ -171,17 +153,6 @@ class Flux:
         return lora_file(
             weights, alpha=alpha, name_of=lambda path: f"transformer.{path}", endings=PEFT
         )
-
-    def attach_file(
-        self,
-        denoiser: torch.nn.Module,
-        path: Path,
-        *,
-        name: str,
-        text_encoders: Mapping[str, torch.nn.Module] = NO_TEXT_ENCODERS,
-    ) -> None:
-        """`load_lora_weights` of the pipeline that users load the file into."""
-        attach_with(_pipeline(denoiser, **text_encoders), path, name=name)
 
 
 class _Text:
@@ -207,44 +178,12 @@ class _Text:
         return {}
 
 
-class _PipelineSampler:
-    def __init__(self, base: BaseModel, denoiser: torch.nn.Module, device: torch.device) -> None:
-        self._device = device
-        self._pipeline = _pipeline(
-            denoiser,
-            vae=_load_vae(base, device),
-            scheduler=FlowMatchEulerDiscreteScheduler.from_config(base.configs["scheduler"]),
-        )
-
-    @torch.inference_mode()
-    def draw(
-        self,
-        *,
-        prompt: Conditioning,
-        empty: Conditioning,  # guidance is distilled into the model: nothing is contrasted
-        seeds: Sequence[int],
-        resolution: int,
-        steps: int,
-        guidance_scale: float,
-    ) -> list[Image.Image]:
-        def repeated(embedding: torch.Tensor) -> torch.Tensor:
-            many = embedding.expand(len(seeds), *embedding.shape)
-            return many.to(self._device, self._pipeline.transformer.dtype)
-
-        packed = self._pipeline(
-            prompt_embeds=repeated(prompt["hidden_states"]),
-            pooled_prompt_embeds=repeated(prompt["pooled"]),
-            height=resolution,
-            width=resolution,
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            output_type="latent",
-        ).images
-        vae, side = self._pipeline.vae, resolution // self._pipeline.vae_scale_factor
-        latents = _unpack(packed.float(), side, side)
-        latents = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
-        return [to_picture(vae.decode(one[None]).sample[0]) for one in latents]
+def _words(prompt: Conditioning, empty: Conditioning) -> Mapping[str, torch.Tensor]:
+    """Guidance is distilled into the model: nothing is contrasted with the empty text."""
+    return {
+        "prompt_embeds": prompt["hidden_states"],
+        "pooled_prompt_embeds": prompt["pooled"],
+    }
 
 
 def _pack(latents: torch.Tensor) -> torch.Tensor:
@@ -281,25 +220,6 @@ def _shift_for(tokens: int, scheduler: Mapping[str, Any]) -> float:
     few, many = scheduler.get("base_image_seq_len", 256), scheduler.get("max_image_seq_len", 4096)
     low, high = scheduler.get("base_shift", 0.5), scheduler.get("max_shift", 1.15)
     return math.exp(low + (high - low) * (tokens - few) / (many - few))
-
-
-def _load_vae(base: BaseModel, device: torch.device) -> Any:
-    return load_component(AutoencoderKL, base, "vae", device=device, dtype=torch.float32)
-
-
-def _pipeline(denoiser: torch.nn.Module, *, vae: Any = None, scheduler: Any = None) -> Any:
-    """The pipeline without the parts that are not needed."""
-    pipeline: Any = FluxPipeline(
-        scheduler=scheduler,
-        vae=vae,
-        text_encoder=None,
-        tokenizer=None,
-        text_encoder_2=None,
-        tokenizer_2=None,
-        transformer=denoiser,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 RECIPE: type[Recipe] = Flux

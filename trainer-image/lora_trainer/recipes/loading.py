@@ -27,24 +27,12 @@ def load_component(
         device: Where to.
         dtype: Of the weights; those that the class keeps in float32 stay so.
     """
-    if base.single_file is not None and component in base.in_single_file:
-        loaded = model.from_single_file(
-            str(base.single_file),
-            config=str(base.folder),
-            subfolder=component,
-            torch_dtype=dtype,
-            local_files_only=True,
-        )
-        _keep_in_float32(loaded)
-    else:
-        loaded = model.from_pretrained(
-            base.folder / component,
-            torch_dtype=dtype,
-            use_safetensors=True,
-            variant=base.variants[component],
-            local_files_only=True,
-        )
-    return loaded.to(device).eval().requires_grad_(False)
+    single_file = _single_file(base, component)
+    if single_file is None:
+        return _from_folder(model, base, component, device=device, torch_dtype=dtype)
+    loaded = model.from_single_file(single_file, torch_dtype=dtype, **_configs(base, component))
+    _keep_in_float32(loaded)
+    return _frozen(loaded, device)
 
 
 def load_text_model(
@@ -60,24 +48,45 @@ def load_text_model(
         dtype: Of the weights.
     """
     logging.disable_progress_bar()
-    if base.single_file is not None and component in base.in_single_file:
-        loaded = create_diffusers_clip_model_from_ldm(
-            model,
-            checkpoint=load_single_file_checkpoint(str(base.single_file), local_files_only=True),
-            subfolder=component,
-            config=str(base.folder),
-            torch_dtype=dtype,
-            local_files_only=True,
-        )
-    else:
-        loaded = model.from_pretrained(
-            base.folder / component,
-            dtype=dtype,
-            use_safetensors=True,
-            variant=base.variants[component],
-            local_files_only=True,
-        )
-    return loaded.to(device).eval().requires_grad_(False)
+    single_file = _single_file(base, component)
+    if single_file is None:
+        return _from_folder(model, base, component, device=device, dtype=dtype)
+    loaded = create_diffusers_clip_model_from_ldm(
+        model,
+        checkpoint=load_single_file_checkpoint(single_file, local_files_only=True),
+        torch_dtype=dtype,
+        **_configs(base, component),
+    )
+    return _frozen(loaded, device)
+
+
+def _single_file(base: BaseModel, component: str) -> str | None:
+    """The file in an original layout that has the component's weights, where there is one."""
+    inside = base.single_file is not None and component in base.in_single_file
+    return str(base.single_file) if inside else None
+
+
+def _configs(base: BaseModel, component: str) -> dict[str, Any]:
+    """Where the config of a component lies whose weights are in a single file."""
+    return {"config": str(base.folder), "subfolder": component, "local_files_only": True}
+
+
+def _from_folder(
+    model: Any, base: BaseModel, component: str, *, device: torch.device, **kind: torch.dtype
+) -> Any:
+    """A component in diffusers layout; diffusers and transformers name the weights' type apart."""
+    loaded = model.from_pretrained(
+        base.folder / component,
+        use_safetensors=True,
+        variant=base.variants[component],
+        local_files_only=True,
+        **kind,
+    )
+    return _frozen(loaded, device)
+
+
+def _frozen(model: Any, device: torch.device) -> Any:
+    return model.to(device).eval().requires_grad_(False)
 
 
 def skeleton_of(model: Any, base: BaseModel, component: str) -> torch.nn.Module:

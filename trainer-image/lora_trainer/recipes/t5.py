@@ -1,6 +1,6 @@
 """T5's tokenizer and encoder, as flux (T5) and wan (UMT5) have them.
 
-A module of its own because both cut and pad alike; whether padding is masked is the family's.
+A module of its own because both are asked alike; whether padding is masked is the family's.
 """
 
 from typing import Any
@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 
 from lora_trainer.basemodel import BaseModel
 from lora_trainer.recipes.loading import load_text_model
+from lora_trainer.recipes.tokens import Tokens
 
 # Both families were trained with this many tokens.
 _TOKENS = 512
@@ -29,11 +30,14 @@ class T5Text:
     def __init__(
         self, model: Any, base: BaseModel, *, device: torch.device, suffix: str = ""
     ) -> None:
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(
-            base.folder / f"tokenizer{suffix}", local_files_only=True
-        )
-        self._length = min(int(self._tokenizer.model_max_length), _TOKENS)
         self._device = device
+        self._tokens = Tokens(
+            AutoTokenizer.from_pretrained(
+                base.folder / f"tokenizer{suffix}", local_files_only=True
+            ),
+            longest=_TOKENS,
+            added=_END,
+        )
         self._model: Any = load_text_model(
             model,
             base,
@@ -49,13 +53,7 @@ class T5Text:
             text: One by one: an embedding must not depend on its neighbours.
             masked: Whether the encoder sees no padding, and zeros stand for it in the output.
         """
-        tokens = self._tokenizer(
-            text,
-            padding="max_length",
-            truncation=True,
-            max_length=self._length,
-            return_tensors="pt",
-        )
+        tokens = self._tokens.of(text)
         mask = tokens.attention_mask.to(self._device) if masked else None
         ids = tokens.input_ids.to(self._device)
         hidden: torch.Tensor = self._model(ids, attention_mask=mask).last_hidden_state[0]
@@ -63,6 +61,4 @@ class T5Text:
 
     def truncated(self, text: str) -> str | None:
         """The end of a text that does not fit; None where all does."""
-        ids = self._tokenizer(text, add_special_tokens=False).input_ids
-        room = self._length - _END
-        return str(self._tokenizer.decode(ids[room:])).strip() if len(ids) > room else None
+        return self._tokens.truncated(text)

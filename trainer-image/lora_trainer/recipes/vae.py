@@ -7,16 +7,30 @@ with, and those belong to the recipes.
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL
 from PIL import Image
 
+from lora_trainer.basemodel import BaseModel
+from lora_trainer.recipes.loading import load_component
 from lora_trainer.transfer import sent
 
 
-class KlEncoder:
-    """Encodes pictures with diffusers' AutoencoderKL.
+def load_vae(base: BaseModel, device: torch.device, model: Any = AutoencoderKL) -> Any:
+    """The autoencoder, in float32: half precision overflows in those of sd15 and sdxl.
 
     Args:
-        vae: The model, in float32: half precision overflows in those of sd15 and sdxl.
+        base: The base model.
+        device: Where to.
+        model: Its class.
+    """
+    return load_component(model, base, "vae", device=device, dtype=torch.float32)
+
+
+class KlEncoder:
+    """Encodes pictures with an autoencoder of diffusers.
+
+    Args:
+        vae: The model.
         device: Where it is.
     """
 
@@ -44,7 +58,18 @@ def draw_latents(moments: torch.Tensor, generator: torch.Generator) -> torch.Ten
     return mean + torch.exp(0.5 * log_variance.clamp(-30.0, 20.0)) * noise
 
 
-def to_picture(decoded: torch.Tensor) -> Image.Image:
+def decoded(vae: Any, latents: torch.Tensor) -> list[Image.Image]:
+    """Pictures of latents, one at a time because that is where drawing needs most memory.
+
+    Args:
+        vae: An AutoencoderKL; its config says how latents are scaled.
+        latents: [batch, channels, h, w], scaled.
+    """
+    latents = latents.float() / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+    return [to_picture(vae.decode(one[None]).sample[0]) for one in latents]
+
+
+def to_picture(pixels: torch.Tensor) -> Image.Image:
     """[3, height, width] in about -1..1 as a picture."""
-    pixels = ((decoded.float().clamp(-1, 1) + 1) * 127.5).round().byte()
-    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+    values = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte()
+    return Image.fromarray(values.permute(1, 2, 0).cpu().numpy())

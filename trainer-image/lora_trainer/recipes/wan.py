@@ -17,12 +17,9 @@ from diffusers import (
     WanTransformer3DModel,
 )
 from PIL import Image
-from safetensors import safe_open
 from transformers import UMT5EncoderModel
 
-from lora_api.reasons import Reason
 from lora_trainer.basemodel import BaseModel
-from lora_trainer.errors import TrainerError
 from lora_trainer.recipes import (
     NO_TEXT_ENCODERS,
     NO_TEXT_WEIGHTS,
@@ -35,14 +32,15 @@ from lora_trainer.recipes import (
     Sampler,
     TextEncoder,
 )
-from lora_trainer.recipes.attaching import attach_with
-from lora_trainer.recipes.checking import refuse_faults
+from lora_trainer.recipes.checking import refuse_faults, refuse_other_width
+from lora_trainer.recipes.denoiser import DenoiserRecipe
 from lora_trainer.recipes.flow import flow_losses, level_at, sigmas_at
 from lora_trainer.recipes.keys import PEFT, lora_file, wan_layer
-from lora_trainer.recipes.loading import keep_precision, load_component, skeleton_of
+from lora_trainer.recipes.loading import keep_precision
+from lora_trainer.recipes.pipelines import Decode, PipelineSampler, bare_pipeline, taking_turns
 from lora_trainer.recipes.single_file import single_file_faults
 from lora_trainer.recipes.t5 import T5Text
-from lora_trainer.recipes.vae import KlEncoder, to_picture
+from lora_trainer.recipes.vae import KlEncoder, load_vae, to_picture
 
 # What WAN was published with for 480 p, where the base model's scheduler says nothing.
 _USUAL_SHIFT = 3.0
@@ -79,8 +77,7 @@ def check(base: BaseModel) -> None:
             faults.append(f"its two experts differ in {', '.join(differing)}")
         if not _boundary(base):
             faults.append("it has two experts, but model_index.json names no boundary_ratio")
-    inner = transformer.get("num_attention_heads", 40) * transformer.get("attention_head_dim", 128)
-    shapes = {"patch_embedding.weight": (inner, transformer.get("in_channels", 16))}
+    shapes = {"patch_embedding.weight": (_width(transformer), transformer.get("in_channels", 16))}
     faults += single_file_faults(base, kinds=_SINGLE_FILES, shapes=shapes)
     refuse_faults("WAN text-to-video", faults)
 
@@ -91,7 +88,7 @@ _SIZES = {1536: "WAN 1.3B", 3072: "WAN 2.2 5B", 5120: "WAN 14B"}
 _SHAPE = ("num_layers", "num_attention_heads", "attention_head_dim", "ffn_dim", "in_channels")
 
 
-class Wan:
+class Wan(DenoiserRecipe):
     """The recipe `wan` for one transformer of a base model.
 
     Args:
@@ -99,18 +96,18 @@ class Wan:
         component: The transformer's folder; of two experts, the one for little noise comes first.
     """
 
+    model = WanTransformer3DModel
+    pipeline = WanPipeline
+
     def __init__(self, base: BaseModel, component: str | None = None) -> None:
-        self._base = base
+        super().__init__(base)
         two = _LOW in base.configs
-        self._component = component or (_LOW if two else _HIGH)
-        self.part = Part()
-        if two and self._component == _LOW:
+        self.component = component or (_LOW if two else _HIGH)
+        if two and self.component == _LOW:
             self.part = Part(name="low-noise")
         elif two:
             self.part = Part(name="high-noise", file="model-high-noise.safetensors")
-        vae = base.configs["vae"]
-        self._mean = torch.tensor(vae["latents_mean"], dtype=torch.float32).view(1, -1, 1, 1, 1)
-        self._std = torch.tensor(vae["latents_std"], dtype=torch.float32).view(1, -1, 1, 1, 1)
+        self._mean, self._std = _spread(base.configs["vae"])
 
     def experts(self) -> tuple[Recipe, ...]:
         """Itself, or one recipe for each expert of 2.2 A14B."""
@@ -118,21 +115,15 @@ class Wan:
             return (Wan(self._base, _LOW), Wan(self._base, _HIGH))
         return (self,)
 
-    def skeleton(self) -> torch.nn.Module:
-        """The transformer on the meta device."""
-        return skeleton_of(WanTransformer3DModel, self._base, self._component)
-
     def load_denoiser(self, *, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
         """The transformer, frozen; its time embedding, norms and tables stay in float32."""
-        transformer: torch.nn.Module = load_component(
-            WanTransformer3DModel, self._base, self._component, device=device, dtype=dtype
-        )
+        transformer = super().load_denoiser(device=device, dtype=dtype)
         keep_precision(transformer.get_submodule("condition_embedder.time_embedder"))
         return transformer
 
     def load_picture_encoder(self, *, device: torch.device) -> PictureEncoder:
         """The video VAE, in float32; a picture is a clip of one frame."""
-        return _VideoEncoder(_load_vae(self._base, device), device)
+        return _VideoEncoder(load_vae(self._base, device, AutoencoderKLWan), device)
 
     def load_text_encoder(self, *, device: torch.device) -> TextEncoder:
         """UMT5."""
@@ -165,7 +156,29 @@ class Wan:
 
     def sampler(self, denoisers: Sequence[torch.nn.Module], *, device: torch.device) -> Sampler:
         """UniPC through the diffusers pipeline; draws single frames."""
-        return _PipelineSampler(self._base, denoisers, device)
+        vae = load_vae(self._base, device, AutoencoderKLWan)
+        parts = dict(
+            zip((_LOW, _HIGH) if len(denoisers) == 2 else (_HIGH,), denoisers, strict=True)
+        )
+        pipeline = bare_pipeline(
+            WanPipeline,
+            **parts,
+            vae=vae,
+            scheduler=UniPCMultistepScheduler.from_config(
+                self._base.configs["scheduler"],
+                prediction_type="flow_prediction",
+                use_flow_sigmas=True,
+                flow_shift=_shift(self._base),
+            ),
+            boundary_ratio=_boundary(self._base) if len(denoisers) == 2 else None,
+            expand_timesteps=bool(self._base.configs["model_index"].get("expand_timesteps")),
+        )
+
+        def decode(latents: torch.Tensor, _: int) -> list[Image.Image]:
+            latents = latents * self._std.to(latents) + self._mean.to(latents)
+            return [to_picture(vae.decode(one[None]).sample[0, :, 0]) for one in latents]
+
+        return _Sampler(pipeline, denoisers, device=device, decode=decode)
 
     def to_file(
         self,
@@ -187,9 +200,13 @@ class Wan:
         text_encoders: Mapping[str, torch.nn.Module] = NO_TEXT_ENCODERS,
     ) -> None:
         """`load_lora_weights` of the pipeline that users load the file into."""
-        assert not text_encoders, "wan trains no text encoder"  # noqa: S101
-        _check_size(path, denoiser)
-        attach_with(_pipeline({"transformer": denoiser}), path, name=name)
+        width = _width(self._base.configs[self.component])
+        refuse_other_width(path, "attn.q.lora_A.weight", width=width, family="WAN", sizes=_SIZES)
+        super().attach_file(denoiser, path, name=name, text_encoders=text_encoders)
+
+    def _piped(self, denoiser: torch.nn.Module, **parts: Any) -> Any:
+        """Whichever expert it is, a file alone is for the pipeline's first transformer."""
+        return bare_pipeline(WanPipeline, **{_HIGH: denoiser}, **parts)
 
     def _sigmas(self, levels: torch.Tensor, settings: LossSettings) -> torch.Tensor:
         """Shares of noise, of those that this expert is asked for when a video is drawn."""
@@ -197,7 +214,7 @@ class Wan:
         boundary = _boundary(self._base)
         if self.part.name and boundary:
             border = level_at(boundary, shift=shift)
-            low, high = (0.0, border) if self._component == _LOW else (border, 1.0)
+            low, high = (0.0, border) if self.component == _LOW else (border, 1.0)
             levels = low + (high - low) * levels
         return sigmas_at(levels, shift=shift)
 
@@ -225,85 +242,47 @@ class _Text:
         return {}
 
 
-class _PipelineSampler:
+class _Sampler(PipelineSampler):
+    """Draws single frames; of two experts, the one that is asked is on the device."""
+
     def __init__(
-        self, base: BaseModel, denoisers: Sequence[torch.nn.Module], device: torch.device
-    ) -> None:
-        self._device = device
-        self._denoisers = tuple(denoisers)
-        parts = (_HIGH,) if len(denoisers) == 1 else (_LOW, _HIGH)
-        self._pipeline = _pipeline(
-            dict(zip(parts, denoisers, strict=True)),
-            vae=_load_vae(base, device),
-            scheduler=UniPCMultistepScheduler.from_config(
-                base.configs["scheduler"],
-                prediction_type="flow_prediction",
-                use_flow_sigmas=True,
-                flow_shift=_shift(base),
-            ),
-            boundary_ratio=_boundary(base) if len(denoisers) == 2 else None,
-            expand_timesteps=bool(base.configs["model_index"].get("expand_timesteps")),
-        )
-
-    @torch.inference_mode()
-    def draw(
         self,
+        pipeline: Any,
+        denoisers: Sequence[torch.nn.Module],
         *,
-        prompt: Conditioning,
-        empty: Conditioning,
-        seeds: Sequence[int],
-        resolution: int,
-        steps: int,
-        guidance_scale: float,
-    ) -> list[Image.Image]:
-        def repeated(embedding: torch.Tensor) -> torch.Tensor:
-            return embedding.expand(len(seeds), *embedding.shape).to(self._device)
-
-        hooks = [one.register_forward_pre_hook(self._make_room) for one in self._denoisers]
-        try:
-            latents = self._pipeline(
-                prompt_embeds=repeated(prompt["hidden_states"]),
-                negative_prompt_embeds=repeated(empty["hidden_states"]),
-                height=resolution,
-                width=resolution,
-                num_frames=1,
-                num_inference_steps=steps,
-                guidance_scale=guidance_scale,
-                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-                output_type="latent",
-            ).frames
-        finally:
-            for hook in hooks:
-                hook.remove()
-        vae = self._pipeline.vae
-        mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1).to(latents)
-        std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1).to(latents)
-        latents = latents * std + mean
-        return [to_picture(vae.decode(one[None]).sample[0, :, 0]) for one in latents]
-
-    def _make_room(self, asked: torch.nn.Module, _: object) -> None:
-        """Bring the expert that is asked to the device, and send the other one away."""
-        for denoiser in self._denoisers:
-            if denoiser is not asked:
-                denoiser.to("cpu")
-        asked.to(self._device)
-
-
-def _check_size(path: Path, denoiser: Any) -> None:
-    """Refuse a file that was trained on a model of another size, in words."""
-    config = denoiser.config
-    width = config.num_attention_heads * config.attention_head_dim
-    with safe_open(path, "pt") as file:
-        downs = [name for name in file.keys() if name.endswith("attn.q.lora_A.weight")]  # noqa: SIM118
-        widths = {file.get_slice(name).get_shape()[1] for name in downs}
-    other = next(iter(widths - {width}), None)
-    if other is not None:
-        raise TrainerError(
-            Reason.ARTIFACT_MISMATCH,
-            f"{path.name} is a LoRA for {_SIZES.get(other, 'a WAN')} (width {other}), the base "
-            f"model is {_SIZES.get(width, 'a WAN')} (width {width}); name the base model that it "
-            "was trained on",
+        device: torch.device,
+        decode: Decode,
+    ) -> None:
+        super().__init__(
+            pipeline, denoisers[0], device=device, words=_words, decode=decode, num_frames=1
         )
+        self._denoisers = tuple(denoisers)
+        self._place = device
+
+    def draw(self, **asked: Any) -> list[Image.Image]:
+        with taking_turns(self._denoisers, self._place):
+            return super().draw(**asked)
+
+
+def _words(prompt: Conditioning, empty: Conditioning) -> Mapping[str, torch.Tensor]:
+    return {
+        "prompt_embeds": prompt["hidden_states"],
+        "negative_prompt_embeds": empty["hidden_states"],
+    }
+
+
+def _spread(vae: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation of the latents, each [1, channels, 1, 1, 1]."""
+    mean, deviation = (
+        torch.tensor(vae[name], dtype=torch.float32).view(1, -1, 1, 1, 1)
+        for name in ("latents_mean", "latents_std")
+    )
+    return mean, deviation
+
+
+def _width(config: Mapping[str, Any]) -> int:
+    """Of the transformer's tokens."""
+    return int(config.get("num_attention_heads", 40) * config.get("attention_head_dim", 128))
 
 
 def _shift(base: BaseModel) -> float:
@@ -315,32 +294,6 @@ def _boundary(base: BaseModel) -> float | None:
     """Share of noise from which on the first of two experts is asked."""
     value = base.configs["model_index"].get("boundary_ratio")
     return float(value) if isinstance(value, int | float) and 0.0 < value < 1.0 else None
-
-
-def _load_vae(base: BaseModel, device: torch.device) -> Any:
-    return load_component(AutoencoderKLWan, base, "vae", device=device, dtype=torch.float32)
-
-
-def _pipeline(
-    denoisers: Mapping[str, torch.nn.Module],
-    *,
-    vae: Any = None,
-    scheduler: Any = None,
-    boundary_ratio: float | None = None,
-    expand_timesteps: bool = False,
-) -> Any:
-    """The pipeline without the parts that are not needed."""
-    pipeline: Any = WanPipeline(
-        tokenizer=None,
-        text_encoder=None,
-        vae=vae,
-        scheduler=scheduler,
-        boundary_ratio=boundary_ratio,
-        expand_timesteps=expand_timesteps,
-        **denoisers,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 RECIPE: type[Recipe] = Wan
