@@ -77,7 +77,7 @@ def test_a_lora_that_predicts_nonsense_of_held_out_pictures_is_not_published(
     factor: float, job: AJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _with_losses_times(factor, monkeypatch, set(), scoring=True)
-    monkeypatch.setattr("lora_trainer.results.reload_and_compare", lambda *_, **__: None)
+    monkeypatch.setattr("lora_trainer.saving.reload_and_compare", lambda *_, **__: None)
     code, result = job.with_steps(2).run()
     assert (code, result.reason) == (ExitCode.DIVERGED, Reason.TRAINING_DIVERGED)
     assert "held-out" in result.message

@@ -1,101 +1,39 @@
-"""The stages after training: save, read back, draw, measure, and the documents beside the weights.
+"""What a saved LoRA is worth: pictures, scores, and the documents beside the weights.
 
 A module of its own beside training.py because a restart may begin here: what it needs comes from
 files, never from the training that went before.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from PIL import Image
-from safetensors.torch import save
 
 from lora_api.progress import Stage
-from lora_api.settings import MemoryStrategy
 from lora_api.status import ArtifactStatus, ValidationStatus
-from lora_trainer import log
 from lora_trainer.course import COURSE, Course, Point
 from lora_trainer.curve import draw_curve, load_ahead
-from lora_trainer.disk import sha256_of_file, write_atomically, write_bytes, write_json
+from lora_trainer.disk import sha256_of_file, write_atomically, write_json
 from lora_trainer.embedder import Embedder, EmbedderFiles
 from lora_trainer.errors import is_out_of_space
 from lora_trainer.events import write_events
-from lora_trainer.expected import Expected, check_size, expected_of
-from lora_trainer.file_header import with_metadata
-from lora_trainer.lora import RELOADED, Adapted, activate, read_weights
+from lora_trainer.lora import RELOADED, Adapted, activate
 from lora_trainer.memory import loads_on, shrink_after_adapter, shrink_before_adapter
-from lora_trainer.modelspec import file_metadata
 from lora_trainer.progress import share_of
-from lora_trainer.publish import CONFIG, CURVE, MODEL, REPORT, SHEET, outcome_of
+from lora_trainer.publish import CURVE, MODEL, REPORT, SHEET, outcome_of
 from lora_trainer.quality import Quality, similarities_to
-from lora_trainer.recipes import RECIPES, Recipe, TextEncoder
-from lora_trainer.report import make_report, settings_of
+from lora_trainer.recipes import RECIPES, Recipe
+from lora_trainer.report import make_report
 from lora_trainer.sample import Drawn, draw_samples, heard, planned_samples
+from lora_trainer.saving import trained_on
 from lora_trainer.score import held_out_score, mean_score
+from lora_trainer.session import Session
 from lora_trainer.sheet import SheetText, make_sheet, training_picture
-from lora_trainer.training import Session, brush_of, load_denoiser
-from lora_trainer.verify import reload_and_compare
+from lora_trainer.training import brush_of, load_denoiser
 
 # Of the stage that draws and scores, what drawing usually takes.
 _DRAWING_PERCENT = 70.0
-
-
-def restore(session: Session, saved: Mapping[str, Any]) -> None:
-    """Take over what an earlier attempt knew of the denoiser that it trained and saved.
-
-    Args:
-        session: Stands for that denoiser.
-        saved: Its part of the marker.
-    """
-    board = session.context.board
-    board.restore_loss(saved["loss"])
-    board.expect(session.total_steps, done=session.total_steps)
-    session.memory = _trained_on(session, session.recipe)
-
-
-def save_and_verify(session: Session) -> None:
-    """Write the LoRA, weigh it, read it back, compare, and only then call it saved."""
-    context = session.context
-    context.board.enter(Stage.SAVE)
-    denoiser, text_encoder = _require(session), session.text_encoder
-    tensors = session.recipe.to_file(
-        read_weights(denoiser),
-        alpha=context.plan.alpha,
-        text_weights={name: read_weights(model) for name, model in _texts(text_encoder).items()},
-    )
-    name = session.recipe.part.file
-    if name == MODEL:
-        context.workspace.clear_result()  # an earlier job's samples must not pass for this one's
-    path = context.workspace.root / "unverified" / name
-    data = save(tensors)
-    weights = data[8 + int.from_bytes(data[:8], "little") :]
-    metadata = file_metadata(session.facts(), session.recipe.part, weights=weights)
-    write_bytes(path, with_metadata(data, metadata))
-    keys = check_size(path, _expected(session))
-    reload_and_compare(
-        session.recipe,
-        denoiser,
-        path,
-        sample=session.dataset.training[0],
-        cache=session.cache,
-        device=session.device,
-        text_encoder=text_encoder,
-    )
-    write_json(context.workspace.result / CONFIG, settings_of(session.facts()))
-    path.replace(context.workspace.result / name)
-    log.info("saved and reloaded", keys=keys, layers=len(session.layers))
-    saved = {
-        "loss": context.board.loss,
-        "inputs": session.inputs,
-        "memory": (session.memory or MemoryStrategy.NONE).value,
-        "digest": f"sha256:{sha256_of_file(context.workspace.result / name)}",
-    }
-    others = context.workspace.done(Stage.SAVE) or {}
-    context.workspace.mark(Stage.SAVE, {**others, name: saved})
-    context.keep_safe()
 
 
 def sample_and_score(session: Session, embedder: EmbedderFiles | None) -> None:
@@ -212,31 +150,21 @@ def _saved_denoisers(session: Session) -> list[torch.nn.Module]:
 
 def _reloaded(session: Session, recipe: Recipe, device: torch.device) -> torch.nn.Module:
     """A denoiser as small as it was trained, because a larger one may not fit, with its LoRA."""
-    rung = _trained_on(session, recipe)
+    rung = trained_on(session, recipe)
     denoiser = load_denoiser(session, recipe, loads_on(rung, device))
     shrink_before_adapter(denoiser, rung, device)
     path = session.context.workspace.result / recipe.part.file
-    texts = _texts(session.text_encoder)
+    texts = session.text_models()
     recipe.attach_file(denoiser, path, name=RELOADED, text_encoders=texts)
     activate(Adapted([denoiser, *texts.values()]), RELOADED)
     shrink_after_adapter(denoiser.requires_grad_(False), rung, device)
     return denoiser.eval()
 
 
-def _trained_on(session: Session, recipe: Recipe) -> MemoryStrategy:
-    """The rung of the memory ladder on which a denoiser's LoRA was trained."""
-    saved = (session.context.workspace.done(Stage.SAVE) or {}).get(recipe.part.file, {})
-    return MemoryStrategy(saved.get("memory", MemoryStrategy.NONE))
-
-
-def _texts(text_encoder: TextEncoder | None) -> Mapping[str, torch.nn.Module]:
-    return {} if text_encoder is None else text_encoder.modules()
-
-
 def _draw(session: Session, denoisers: list[torch.nn.Module], drawn: list[Drawn]) -> None:
     draw_samples(
         brush_of(session, denoisers, session.text_encoder),
-        Adapted([*denoisers, *_texts(session.text_encoder).values()]),
+        Adapted([*denoisers, *session.text_models().values()]),
         drawn,
         advance=share_of(session.context.board.advance, 0.0, _DRAWING_PERCENT),
         stop=session.context.stop,
@@ -263,21 +191,6 @@ def _score(session: Session, denoisers: list[torch.nn.Module]) -> ValidationStat
         if len(denoisers) > 1:
             denoiser.to("cpu")
     return mean_score(found)
-
-
-def _expected(session: Session) -> Expected:
-    """What the rank predicts of the file."""
-    modules = dict(session.recipe.skeleton().named_modules())
-    layers = [modules[name] for name in session.layers]
-    targets = RECIPES[session.context.plan.job.recipe].text_encoder_modules
-    for model in _texts(session.text_encoder).values():
-        names = {name.replace(".base_layer", ""): one for name, one in model.named_modules()}
-        layers += [
-            getattr(one, "base_layer", one)
-            for name, one in names.items()
-            if name.endswith(tuple(f".{target}" for target in targets))
-        ]
-    return expected_of(layers, rank=session.context.plan.rank)
 
 
 def _artifact(session: Session) -> ArtifactStatus:
@@ -329,9 +242,3 @@ def _write_sheet(session: Session, quality: Quality) -> None:
     )
     path = session.context.workspace.result / SHEET
     write_atomically(path, lambda temporary: sheet.save(temporary, format="PNG"))
-
-
-def _require(session: Session) -> torch.nn.Module:
-    if session.denoiser is None:
-        raise RuntimeError("the denoiser is loaded by the training stage")
-    return session.denoiser

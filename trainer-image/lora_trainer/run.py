@@ -161,9 +161,10 @@ def _make_result(context: Context) -> None:
     embedder = _fetch_embedder(context)
 
     # From here on torch is needed; the import has been running since the top of this function.
-    from lora_trainer import results, training
+    from lora_trainer import results, saving, training
+    from lora_trainer.session import open_session
 
-    session = training.open_session(context, dataset, base)
+    session = open_session(context, dataset, base)
     training.cache_inputs(session)
     experts = len(session.recipe.experts())
     for number, _ in enumerate(session.each_expert()):
@@ -171,10 +172,10 @@ def _make_result(context: Context) -> None:
         name = session.recipe.part.file
         saved = (workspace.done(Stage.SAVE) or {}).get(name, {})
         if saved.get("inputs") == session.inputs and _holds(workspace, saved.get("digest"), name):
-            results.restore(session, saved)
+            saving.restore(session, saved)
         else:
             training.train(session)
-            results.save_and_verify(session)
+            saving.save_and_verify(session)
     results.sample_and_score(session, embedder)
 
 
