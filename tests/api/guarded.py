@@ -68,6 +68,16 @@ class Guarded:
         }
         self.apply({**binding, "roleRef": reference, "subjects": [subject]})
 
+    def can_i(self, user: str, namespace: str, *question: str) -> str:
+        """What `kubectl auth can-i` answers a person: yes or no."""
+        asked = [
+            *(str(self._cluster.binaries / "kubectl"), "auth", "can-i", *question),
+            *(f"--kubeconfig={self._cluster.kubeconfig}", f"--as={user}", "-n", namespace),
+        ]
+        # It warns of verbs that it does not know, and ends with 1 where the answer is no.
+        done = subprocess.run(asked, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
     def make_role(self, name: str, *rules: Object) -> None:
         """A ClusterRole."""
         self.apply({**_object(_RBAC, "ClusterRole", name), "rules": list(rules)})

@@ -75,3 +75,36 @@ def test_the_operator_writes_no_policy(guarded: Guarded) -> None:
     operator = guarded.acting_as(OPERATOR)
     assert operator.can("patch", STATUS, "of-roles")
     assert not operator.can("update", POLICIES, "of-roles")
+
+
+# Role, question to kubectl, answer.
+QUESTIONS = [
+    ("lora-operator-viewer", "get trainingpolicies", "yes"),
+    ("lora-operator-viewer", "patch trainingpolicies", "no"),
+    ("lora-operator-viewer", "create loratrainings", "no"),
+    ("lora-operator-editor", "create loratrainings", "yes"),
+    ("lora-operator-editor", "update trainingpolicies", "no"),
+    ("lora-operator-editor", "patch loratrainings --subresource=status", "no"),
+    ("lora-operator-admin", "update trainingpolicies", "yes"),
+    ("lora-operator-admin", "deletecollection trainingpolicies", "yes"),
+    ("lora-operator-admin", "patch trainingpolicies --subresource=status", "no"),
+    ("lora-operator-admin", "patch trainingledgers", "no"),
+    ("lora-operator-admin", "operate loratrainings", "no"),
+    ("lora-operator-admin", "get secrets", "no"),
+    ("admin", "update trainingpolicies", "no"),
+    ("admin", "impersonate-user loratrainings", "no"),
+]
+
+
+@pytest.mark.parametrize(
+    ("role", "question", "answer"), QUESTIONS, ids=[f"{row[0]}: {row[1]}" for row in QUESTIONS]
+)
+def test_kubectl_answers_who_may_do_what(
+    guarded: Guarded, role: str, question: str, answer: str
+) -> None:
+    namespace = guarded.make_namespace("of-questions")
+    user = f"asker-{role}"
+    guarded.bind(user, role, namespace)
+    known = ("create" if role == "lora-operator-editor" else "get", RUNS)
+    eventually(lambda: guarded.acting_as(user).can(*known, namespace), f"{role} is in force")
+    assert guarded.can_i(user, namespace, *question.split()) == answer
