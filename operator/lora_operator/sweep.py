@@ -21,6 +21,7 @@ EVERY_SECONDS = 180.0
 SETTLE_SECONDS = 5.0
 SYNC_POLL_SECONDS = 0.05
 SYNC_RELIST_SECONDS = 5.0
+SYNC_RETRY_SECONDS = 1.0
 
 
 class Sweeper:
@@ -48,9 +49,18 @@ class Sweeper:
         self._wish.set()
 
     async def wait_for_sync(self) -> None:
-        """Wait until the cache holds everything that exists now."""
+        """Wait until the cache holds everything that exists now, for as long as that takes.
+
+        An API server that is down or has just started (it refuses everybody until it has read its
+        roles) is no reason to end: each end makes the kubelet wait longer before the next start.
+        """
         while True:
-            missing = {kind: await self._listed(kind) for kind in WATCHED}
+            try:
+                missing = {kind: await self._listed(kind) for kind in WATCHED}
+            except ApiError as error:
+                log("cache not filled yet", reason=error.reason, message=error.message)
+                await asyncio.sleep(SYNC_RETRY_SECONDS)
+                continue
             waited = 0.0
             while waited < SYNC_RELIST_SECONDS:
                 missing = {

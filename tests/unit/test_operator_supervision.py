@@ -12,11 +12,14 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from lora_operator.app import App
+from lora_operator.cache import Cache
 from lora_operator.errors import UnavailableError
 from lora_operator.kube.client import KubeClient
 from lora_operator.kube.credentials import Connection
 from lora_operator.kube.resources import PODS
+from lora_operator.metrics import Metrics
 from lora_operator.settings import Settings
+from lora_operator.sweep import Sweeper
 
 
 async def break_down() -> None:
@@ -101,3 +104,30 @@ async def test_an_answer_that_is_no_json_object_is_no_answer(body: str) -> None:
         client = KubeClient(session=session, server=f"http://127.0.0.1:{server.port}")
         with pytest.raises(UnavailableError, match=r"GET /api/v1/namespaces/studio/pods/x: .*JSON"):
             await client.get(PODS, "studio", "x")
+
+
+@pytest.mark.parametrize("status", [503, 403])
+async def test_a_cache_that_can_not_be_filled_for_now_is_filled_later(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lora_operator.sweep.SYNC_RETRY_SECONDS", 0.0)
+    refused = iter((status, status))
+
+    async def answer(_: web.Request) -> web.Response:
+        empty: dict[str, object] = {"metadata": {}, "items": []}
+        return web.json_response(empty, status=next(refused, 200))
+
+    served = web.Application()
+    served.router.add_get("/{path:.*}", answer)
+    metrics = Metrics()
+    async with TestServer(served) as server, aiohttp.ClientSession() as session:
+        sweeper = Sweeper(
+            client=KubeClient(session=session, server=f"http://127.0.0.1:{server.port}"),
+            cache=Cache(),
+            metrics=metrics,
+            namespaces=(),
+            on_change=lambda _: None,
+        )
+        async with asyncio.timeout(5):
+            await sweeper.wait_for_sync()
+    assert metrics.registry.get_sample_value("lora_operator_synced") == 1
