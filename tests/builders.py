@@ -274,6 +274,11 @@ class AJob:
     def suspended(self) -> Self:
         return replace(self, spec={**self.spec, "suspend": True}, status={})
 
+    def let_go_at(self, generation: int) -> Self:
+        """The operator resumed it when the run had this generation."""
+        annotations = {"loratraining.dev/resumed-at-generation": str(generation)}
+        return replace(self, meta={**self.meta, "annotations": annotations})
+
     def queued_in(self, queue: str) -> Self:
         return replace(self, labels={"kueue.x-k8s.io/queue-name": queue})
 

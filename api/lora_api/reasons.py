@@ -35,6 +35,7 @@ class Reason(StrEnum):
     SUSPENDING = "Suspending"
     SUSPENDED = "Suspended"
     QUEUED = "Queued"
+    HELD_ELSEWHERE = "HeldElsewhere"
     CANCELLING = "Cancelling"
     CANCELLED = "Cancelled"
     # Waiting that somebody can end.
@@ -118,6 +119,9 @@ MEANINGS: dict[Reason, str] = {
     Reason.SUSPENDING: "spec.suspend is set; the trainer writes a checkpoint and frees its GPU.",
     Reason.SUSPENDED: "spec.suspend is set; the run holds no GPU and goes on where it was.",
     Reason.QUEUED: "The namespace's policy, or Kueue, holds the run back until there is quota.",
+    Reason.HELD_ELSEWHERE: (
+        "Something that is neither spec.suspend nor the run's queue keeps suspending its Job."
+    ),
     Reason.CANCELLING: "spec.cancel is set; the trainer is being stopped.",
     Reason.CANCELLED: "spec.cancel ended the run.",
     Reason.UNSCHEDULABLE: "No node has what the pod asks for (GPUs, memory, volume zone).",

@@ -23,6 +23,7 @@ from lora_operator.errors import (
 )
 from lora_operator.kube.client import KubeClient, Object
 from lora_operator.kube.resources import CLAIMS, JOBS, PODS, TRAININGS, Resource
+from lora_operator.labels import RESUMED_ANNOTATION
 from lora_operator.logs import log
 from lora_operator.policy.gpu_fit import UNSET, gpu_names, gpu_need
 from lora_operator.state.decision import Action
@@ -79,7 +80,7 @@ class Actor:
             case Action.SUSPEND_JOB:
                 return await self._suspend(seen)
             case Action.RESUME_JOB:
-                return await self._set_job(seen, {"suspend": False, "parallelism": 1})
+                return await self._resume(seen)
             case Action.EVICT_POD:
                 return await self._evict(seen)
             case Action.DELETE_RUN:
@@ -149,10 +150,18 @@ class Actor:
             await self._try_evict(seen, pod)
         return await self._set_job(seen, {"suspend": True})
 
-    async def _set_job(self, seen: Observed, changes: Object) -> Observed:
+    async def _resume(self, seen: Observed) -> Observed:
+        changes = {"suspend": False, "parallelism": 1}
+        if seen.job is None or not seen.job.suspended:
+            return await self._set_job(seen, changes)
+        # In the same write, so that nobody can die between the deed and the note about it.
+        note = {RESUMED_ANNOTATION: str(seen.run.generation)}
+        return await self._set_job(seen, changes, annotations=note)
+
+    async def _set_job(self, seen: Observed, changes: Object, **meta: Object) -> Observed:
         if seen.job is None:
             return seen
-        patch = {"metadata": {"uid": seen.job.uid}, "spec": changes}
+        patch = {"metadata": {"uid": seen.job.uid, **meta}, "spec": changes}
         body = await self._client.patch(JOBS, seen.run.key.namespace, seen.job.name, patch)
         self._cache.put(JOBS, body)
         return replace(seen, job=read_job(body))

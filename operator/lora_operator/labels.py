@@ -15,6 +15,8 @@ RUN_UID_LABEL = f"{GROUP}/run-uid"
 # Kueue's own: a run that carries them goes through the queue that they name.
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 QUEUE_LABELS = (QUEUE_LABEL, "kueue.x-k8s.io/priority-class")
+# On a Job that we let go: at which generation of the run. Who holds it back after that is not us.
+RESUMED_ANNOTATION = f"{GROUP}/resumed-at-generation"
 TRAINER_CONTAINER = "trainer"
 CHILD_SELECTOR = f"{MANAGED_BY_LABEL}={MANAGER},{RUN_UID_LABEL}"
 

@@ -136,7 +136,8 @@ async def look_up_warnings(
     if claim is not None and claim.phase == "Pending" and not is_placed and _is_old(claim, now):
         warned = await warnings.latest(namespace, claim.uid)
         seen = replace(seen, claim_warning=_words(warned))
-    if job is not None and job.suspended and job.queue is not None:
+    is_held = job is not None and (job.queue is not None or job.resumed_at_generation is not None)
+    if job is not None and job.suspended and is_held:
         seen = replace(seen, queue_verdict=await _queue_verdict(client, namespace, job))
     elif job is not None and not job.is_finished and pod is None and _is_old(job, now):
         warned = await warnings.latest(namespace, job.uid)

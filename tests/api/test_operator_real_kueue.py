@@ -94,6 +94,30 @@ def test_kueues_own_words_are_quoted(new_stage: NewStage, workloads: str) -> Non
     assert stage.status["phase"] == "Queued"
 
 
+def test_a_job_without_a_queue_that_kueue_manages_all_the_same_is_not_fought_over(
+    new_stage: NewStage,
+) -> None:
+    stage = new_stage()
+    pod = stage.running_pod()
+    stage.is_in("Starting", "Running")
+    for times in (1, 2):
+        stage.patch_job({"suspend": True})
+        if times == 1:
+            stage.is_leaving(pod)
+            stage.end(pod, 143)
+            eventually(lambda: not stage.job()["spec"]["suspend"], "it is let go once")
+    message = stage.is_in("Suspended", "HeldElsewhere")["message"]
+    assert "manageJobsWithoutQueueName" in message
+    generation = stage.job()["metadata"]["generation"]
+    # Something moves, and still nobody fights.
+    stage.patch({}, annotations={"looked-at": "again"})
+    stage.patch({"retention": {"jobSeconds": 1}})
+    eventually(lambda: stage.job()["metadata"]["generation"] > generation, "it is let go once more")
+    second = stage.running_pod(but=pod.name)
+    stage.end(second, 0, a_good_result())
+    assert stage.is_in("Completed")["attempts"] == 2
+
+
 def test_a_queued_run_is_suspended_without_touching_kueues_field(new_stage: NewStage) -> None:
     labels = {"kueue.x-k8s.io/queue-name": "gpus"}
     stage = new_stage(labels=labels)

@@ -64,6 +64,29 @@ LIFECYCLE: dict[str, Row] = {
         reason=Reason.POD_PENDING,
         says=("being resumed",),
     ),
+    "a Job that is suspended again after it was let go is not fought over": Row(
+        sight=seen().with_job(a_job().suspended().let_go_at(1)),
+        phase=Phase.SUSPENDED,
+        condition=ConditionType.SUSPENDED,
+        truth="True",
+        reason=Reason.HELD_ELSEWHERE,
+        says=("anna-train", "manageJobsWithoutQueueName", "kueue.x-k8s.io/queue-name"),
+    ),
+    "where Kueue holds it though the run names no queue, Kueue is quoted": Row(
+        sight=seen()
+        .with_job(a_job().suspended().let_go_at(1))
+        .held_by_kueue("QuotaReserved: the workload has no queue"),
+        phase=Phase.QUEUED,
+        condition=ConditionType.RUNNING,
+        reason=Reason.QUEUED,
+        says=("the workload has no queue", "kueue.x-k8s.io/queue-name"),
+    ),
+    "after a change of the spec it is let go once more": Row(
+        sight=seen().with_job(a_job().suspended().let_go_at(0)),
+        phase=Phase.PENDING,
+        reason=Reason.POD_PENDING,
+        says=("being resumed",),
+    ),
     "a Job in Kueue's queue is queued and quotes Kueue": Row(
         sight=seen(QUEUED)
         .with_job(IN_QUEUE)

@@ -65,6 +65,12 @@ DEEDS: Mapping[str, Deed] = {
     "a run whose spec.suspend was unset goes on": Deed(
         sight=seen().with_job(a_job().suspended()), does=(Action.RESUME_JOB,)
     ),
+    "nor is one that is suspended again let go again": Deed(
+        sight=seen().with_job(a_job().suspended().let_go_at(1)), does=()
+    ),
+    "spec.suspend takes over a Job that is held elsewhere": Deed(
+        sight=seen(SUSPENDED).with_job(a_job().suspended().let_go_at(1)), does=()
+    ),
     "a Job that somebody scaled to nothing is put right": Deed(
         sight=seen().with_job(a_job().of_parallelism(0)), does=(Action.RESUME_JOB,)
     ),

@@ -11,6 +11,7 @@ from lora_operator.rules.completion import job_completed, result_is_recorded
 from lora_operator.rules.deletion import being_deleted_is_left_alone
 from lora_operator.rules.failure import job_failed
 from lora_operator.rules.giving_up import training_is_noted
+from lora_operator.rules.held_elsewhere import job_is_held_elsewhere
 from lora_operator.rules.interruption import pod_is_taken_away
 from lora_operator.rules.job_exists import job_exists
 from lora_operator.rules.placement import pod_is_created, pod_is_placed
@@ -43,6 +44,7 @@ RULES: tuple[Rule, ...] = (
     job_failed,
     upload_is_repeated,
     policy_admits,
+    job_is_held_elsewhere,
     run_is_suspended,
     workspace_exists,
     job_exists,

@@ -12,7 +12,12 @@ from lora_api.status import LoRATrainingStatus
 from lora_api.training import LoRATrainingSpec, RetentionSettings
 from lora_api.wording import explain
 from lora_operator.builders.document import job_document
-from lora_operator.labels import QUEUE_LABEL, QUEUE_LABELS, TRAINER_CONTAINER
+from lora_operator.labels import (
+    QUEUE_LABEL,
+    QUEUE_LABELS,
+    RESUMED_ANNOTATION,
+    TRAINER_CONTAINER,
+)
 from lora_operator.state.keys import Object, key_of
 from lora_operator.state.views import Claim, Container, Job, Pod, Run
 
@@ -84,6 +89,7 @@ def read_job(body: Object) -> Job:
         deleting="deletionTimestamp" in body["metadata"],
         queue=body["metadata"].get("labels", {}).get(QUEUE_LABEL),
         suspended=bool(spec.get("suspend")),
+        resumed_at_generation=_resumed_at(body["metadata"]),
         parallelism=spec.get("parallelism", 1),
         failed_pods=status.get("failed", 0),
         active_pods=status.get("active", 0),
@@ -93,6 +99,11 @@ def read_job(body: Object) -> Job:
         failed_reason=failed.get("reason", ""),
         failed_message=failed.get("message", ""),
     )
+
+
+def _resumed_at(meta: Object) -> int | None:
+    text = meta.get("annotations", {}).get(RESUMED_ANNOTATION, "")
+    return int(text) if text.isdecimal() else None
 
 
 def read_pod(body: Object) -> Pod:

@@ -85,6 +85,8 @@ class Job:
     queue: str | None = None
     """Kueue's LocalQueue that it was made for, whatever label the run carries by now."""
     suspended: bool = False
+    resumed_at_generation: int | None = None
+    """The run's generation when we last let the Job go; None where we never had to."""
     parallelism: int = 1
     failed_pods: int = 0
     active_pods: int = 0
