@@ -60,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     log.configure()
+    if options.command == "convert":
+        return _convert(options.source, options.target)
     try:
         job = _load_job(options.job)
     except Exception as error:
@@ -106,7 +108,27 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--check", action="store_true", help="check the job document, touch nothing else"
     )
+    convert = commands.add_parser(
+        "convert",
+        help="write a LoRA of FLUX for sd-scripts",
+        description="Write a LoRA of FLUX under the names that sd-scripts reads. ComfyUI and "
+        "diffusers read the published file as it is, and sd-scripts those of sd15 and sdxl.",
+    )
+    convert.add_argument("source", type=Path, metavar="model.safetensors", help="as published")
+    convert.add_argument("target", type=Path, metavar="converted.safetensors", help="the new file")
     return parser
+
+
+def _convert(source: Path, target: Path) -> int:
+    from lora_trainer.convert import convert_file
+
+    try:
+        layers = convert_file(source, target)
+    except Exception as error:
+        print(f"{source}: {_one_line(error)}", file=sys.stderr)
+        return int(ExitCode.BAD_INPUT)
+    print(f"{target}: {layers} layers under sd-scripts' names")
+    return int(ExitCode.OK)
 
 
 def _load_job(path: Path | None) -> JobDocument:
