@@ -9,12 +9,14 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from kubernetes import client
 from tests.chaos.ground import UNREACHABLE, Ground, Object
 from tests.chaos.lateness import Lateness, Sight
 
+from lora_demo.install import OPERATOR_NAMESPACE
 from lora_operator.labels import RUN_LABEL
 
 LOOK_SECONDS = 1.0
@@ -24,13 +26,16 @@ Child = TypeVar("Child", client.V1Pod, client.V1Job)
 class Clock:
     """Watches how long statuses stay untrue, and how many pods a run has at once.
 
-    Seconds in which the API server answered nobody do not count: it could not have been told.
+    Seconds in which nobody could have told do not count: the API server answered nobody, or all
+    replicas of the operator were killed and the cluster had not started one again. A replica that
+    ended by itself is no excuse.
     """
 
     def __init__(self, ground: Ground) -> None:
         self.lateness = Lateness()
         self.doubled: dict[str, str] = {}
         """Runs that had two pods at once, with their names."""
+        self.without_operator_seconds = 0.0
         self._ground = ground
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -48,14 +53,24 @@ class Clock:
                 pods = self._ground.core.list_namespaced_pod(self._ground.namespace).items
                 jobs = self._ground.batch.list_namespaced_job(self._ground.namespace).items
                 runs = self._ground.runs()
+                replicas = self._ground.core.list_namespaced_pod(OPERATOR_NAMESPACE).items
             except UNREACHABLE:
                 continue
             now = time.monotonic()
             # A look that took long, or looks that failed: the time until now was nobody's fault.
-            blind, looked = max(0.0, now - looked - 3 * LOOK_SECONDS), now
+            since, looked = now - looked, now
+            blind = max(0.0, since - 3 * LOOK_SECONDS)
+            if not any(map(has_started, replicas)):
+                self.without_operator_seconds += since - blind
+                blind = since
             self.lateness.excuse(blind)
-            self.lateness.look(now, sights(runs, jobs, pods))
+            self._tell(self.lateness.look(now, sights(runs, jobs, pods)))
             self._count(pods)
+
+    def _tell(self, late: Iterable[str]) -> None:
+        for name in late:
+            what = self.lateness.longest[name].untruth
+            print(f"     {datetime.now(UTC):%H:%M:%S} {name} is late: {what}", flush=True)
 
     def _count(self, pods: Iterable[client.V1Pod]) -> None:
         for run, alive in _by_run(filter(_is_alive, pods)).items():
@@ -101,6 +116,14 @@ def _by_run(items: Iterable[Child]) -> defaultdict[str, list[Child]]:
 def _ends(job: client.V1Job) -> set[str]:
     kinds = {c.type for c in job.status.conditions or () if c.status == "True"}
     return kinds & {"Complete", "Failed"}
+
+
+def has_started(pod: client.V1Pod) -> bool:
+    """Whether a container of the pod runs, or ever has."""
+    return any(
+        container.restart_count or container.state.running or container.state.terminated
+        for container in pod.status.container_statuses or ()
+    )
 
 
 def _is_alive(pod: client.V1Pod) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 ENDED = frozenset({"Completed", "Failed", "Cancelled"})
+LATE_SECONDS = 30.0
 NOT_AT_WORK = frozenset({"Pending", "Queued", "Suspended"})
 AT_WORK = frozenset({"Starting", "Training", "Validating"})
 
@@ -69,14 +70,17 @@ class Lateness:
         self.longest: dict[str, Delay] = {}
         self._since: dict[str, tuple[float, str]] = {}
 
-    def look(self, now: float, sights: Mapping[str, Sight]) -> None:
+    def look(self, now: float, sights: Mapping[str, Sight]) -> list[str]:
         """Take in what is there.
 
         Args:
             now: Seconds of a clock that only goes on.
             sights: All runs by name; what is not there can't be wrong.
+
+        Returns:
+            Runs that have just become late, for the first time.
         """
-        since = {}
+        since, late = {}, []
         for name, sight in sights.items():
             told = untruth(sight)
             if told is None:
@@ -85,10 +89,13 @@ class Lateness:
             # Another untruth is another delay: the status has moved on meanwhile.
             since[name] = (begun, told) if told == before else (now, told)
             seconds = now - since[name][0]
-            known = self.longest.get(name)
-            if known is None or seconds > known.seconds:
+            known = self.longest.get(name, Delay(-1.0, told))
+            if seconds > known.seconds:
                 self.longest[name] = Delay(seconds, told)
+            if known.seconds <= LATE_SECONDS < seconds:
+                late.append(name)
         self._since = since
+        return late
 
     def excuse(self, seconds: float) -> None:
         """Take out time in which nobody could have been told."""

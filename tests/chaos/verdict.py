@@ -16,9 +16,8 @@ from tests.chaos.clock import Clock
 from tests.chaos.crowd import Crowd
 from tests.chaos.ends import Findings, judge_children, judge_end
 from tests.chaos.ground import Ground, Object, persist
+from tests.chaos.lateness import LATE_SECONDS
 from tests.chaos.wishes import Wish
-
-LATE_SECONDS = 30.0
 
 
 @dataclass
@@ -30,6 +29,7 @@ class Verdict:
     ephemeral: int
     found: Findings
     slowest_seconds: float = 0.0
+    without_operator_seconds: float = 0.0
     attempts: int = 0
     jobs: int = 0
 
@@ -46,7 +46,8 @@ class Verdict:
             f"Jobs {self.jobs}, attempts {self.attempts}, "
             f"lost {len(found.lost)}, doubled {len(found.doubled)}, stuck {len(found.stuck)}, "
             f"artifacts missing {len(found.missing)}, left behind {len(found.left)}, "
-            f"statuses late {len(found.late)} (slowest {self.slowest_seconds:.0f} s)"
+            f"statuses late {len(found.late)} (slowest {self.slowest_seconds:.0f} s), "
+            f"no operator alive for {self.without_operator_seconds:.0f} s"
         )
 
 
@@ -80,6 +81,7 @@ def judge(crowd: Crowd, kills: Counter[str], clock: Clock) -> Verdict:
         # Each try to store what is trained is a Job of the same name; one of them at a time.
         if count > 1 and not job.endswith("-upload"):
             found.doubled.append(f"Job {job} was created {count} times")
+    verdict.without_operator_seconds = clock.without_operator_seconds
     longest = clock.lateness.longest
     verdict.slowest_seconds = max((delay.seconds for delay in longest.values()), default=0.0)
     found.late += [

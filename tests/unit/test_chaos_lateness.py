@@ -1,6 +1,8 @@
 """What the storm calls an untrue status, and how long it calls it late."""
 
 import pytest
+from kubernetes import client
+from tests.chaos.clock import has_started
 from tests.chaos.lateness import Lateness, Sight, untruth
 
 TRUE = {
@@ -76,3 +78,36 @@ def test_time_in_which_nobody_could_be_told_does_not_count() -> None:
     lateness.excuse(25)
     lateness.look(30, {"anna": NOT_TOLD})
     assert lateness.longest["anna"].seconds == 5
+
+
+def test_a_run_is_called_late_once() -> None:
+    lateness = Lateness()
+    late = [lateness.look(now, {"anna": NOT_TOLD}) for now in (0.0, 20.0, 31.0, 50.0)]
+    assert late == [[], [], ["anna"], []]
+
+
+def _replica(restarts: int, **state: object) -> client.V1Pod:
+    container = client.V1ContainerStatus(
+        name="operator",
+        image="",
+        image_id="",
+        ready=False,
+        restart_count=restarts,
+        state=client.V1ContainerState(**state),
+    )
+    return client.V1Pod(status=client.V1PodStatus(container_statuses=[container]))
+
+
+REPLICAS = {
+    "runs": (_replica(0, running=client.V1ContainerStateRunning()), True),
+    "has ended by itself": (_replica(0, terminated={"exit_code": 1}), True),
+    "is held back after it ended by itself": (_replica(1, waiting={"reason": "Back"}), True),
+    "was not started yet": (_replica(0, waiting={"reason": "ContainerCreating"}), False),
+    "has no node": (client.V1Pod(status=client.V1PodStatus()), False),
+}
+
+
+@pytest.mark.parametrize("sentence", REPLICAS)
+def test_no_operator_is_an_excuse_only_where_none_was_started(sentence: str) -> None:
+    pod, expected = REPLICAS[sentence]
+    assert has_started(pod) == expected
