@@ -37,17 +37,18 @@ class RecipeDefaults:
     resolution: int
     """Side of the training square in pixels, where the job names none."""
 
-    rank: int
+    rank: int = 16
     """Rank, where the job names none."""
 
-    steps: int
+    steps: int = 1000
     """Optimiser steps, where the job names neither steps nor epochs."""
 
-    learning_rate: float
+    learning_rate: float = 1.0e-4
     """Highest learning rate, where the job names none."""
 
-    target_modules: tuple[str, ...]
-    """Layers that get an adapter, where the job names none."""
+    target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    """Layers that get an adapter, where the job names none: the attention's, as diffusers names
+    them."""
 
     text_encoder_modules: tuple[str, ...] = ()
     """Layers of the text encoders that get one with network.textEncoder; empty: can't be had."""
@@ -55,10 +56,10 @@ class RecipeDefaults:
     guidance_scale: float
     """Guidance of the samples, where the job names none."""
 
-    min_side_pixels: int
+    min_side_pixels: int = 512
     """Shortest side of a picture that makes sense for the family."""
 
-    bucket_step: int
+    bucket_step: int = 64
     """Width and height of a training picture are multiples of this, in pixels."""
 
     frames: int = 1
@@ -85,6 +86,9 @@ class RecipeDefaults:
     architecture: str
     """modelspec.architecture of the saved file."""
 
+    network_module: str
+    """ss_network_module of the saved file: the script that would read it."""
+
     refused: Mapping[str, str] = field(default_factory=dict)
     """Path of a setting that has no meaning for the family, to why."""
 
@@ -92,117 +96,88 @@ class RecipeDefaults:
 # Formats whose loading can run code.
 PICKLED_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 
-_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 _CLIP_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
-_NO_FLOW = "it moves the levels of flow matching, which this family has not"
-_NO_SNR = "it weighs the levels of noise-predicting families; flow matching is not weighed"
-_NO_OFFSET = "it mends a fault of noise-predicting families that flow matching has not"
-_NO_TEXT = "its text encoder is too large to be adapted, and is left as it is"
+_ONE_TEXT = ("text_encoder", "tokenizer", "scheduler")
+_TWO_TEXTS = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+_WEIGHTLESS = frozenset({"tokenizer", "scheduler"})
+_TWICE_WEIGHTLESS = _WEIGHTLESS | {"tokenizer_2"}
+REFUSED_BY_NOISE: Mapping[str, str] = {
+    "optimization.timestepShift": "it moves the levels of flow matching, which this family has not",
+}
+"""What has no meaning for a family that predicts noise or velocity."""
+REFUSED_BY_FLOW: Mapping[str, str] = {
+    "optimization.minSnrGamma": (
+        "it weighs the levels of noise-predicting families; flow matching is not weighed"
+    ),
+    "optimization.noiseOffset": (
+        "it mends a fault of noise-predicting families that flow matching has not"
+    ),
+    "network.textEncoder": "its text encoder is too large to be adapted, and is left as it is",
+}
+"""What has no meaning for a family of flow matching with a T5."""
 
 RECIPES: Mapping[str, RecipeDefaults] = {
     "sd15": RecipeDefaults(
         module="lora_trainer.recipes.sd15",
         pipeline="StableDiffusionPipeline",
         resolution=512,
-        rank=16,
-        steps=1000,
-        learning_rate=1.0e-4,
-        target_modules=_ATTENTION,
         text_encoder_modules=_CLIP_LAYERS,
         guidance_scale=7.5,
-        min_side_pixels=512,
-        bucket_step=64,
-        components=("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
-        weightless=frozenset({"tokenizer", "scheduler"}),
+        components=("unet", "vae", *_ONE_TEXT),
+        weightless=_WEIGHTLESS,
         single_file=frozenset({"unet", "vae", "text_encoder"}),
         file_format=FileFormat.KOHYA,
         base_version="sd_v1",
         architecture="stable-diffusion-v1/lora",
-        refused={"optimization.timestepShift": _NO_FLOW},
+        network_module="networks.lora",
+        refused=REFUSED_BY_NOISE,
     ),
     "sdxl": RecipeDefaults(
         module="lora_trainer.recipes.sdxl",
         pipeline="StableDiffusionXLPipeline",
         resolution=1024,
-        rank=16,
-        steps=1000,
-        learning_rate=1.0e-4,
-        target_modules=_ATTENTION,
         text_encoder_modules=_CLIP_LAYERS,
         guidance_scale=7.0,
-        min_side_pixels=512,
-        bucket_step=64,
-        components=(
-            "unet",
-            "vae",
-            "text_encoder",
-            "text_encoder_2",
-            "tokenizer",
-            "tokenizer_2",
-            "scheduler",
-        ),
-        weightless=frozenset({"tokenizer", "tokenizer_2", "scheduler"}),
+        components=("unet", "vae", *_TWO_TEXTS),
+        weightless=_TWICE_WEIGHTLESS,
         single_file=frozenset({"unet", "vae", "text_encoder", "text_encoder_2"}),
         file_format=FileFormat.KOHYA,
         base_version="sdxl_base_v1-0",
         architecture="stable-diffusion-xl-v1-base/lora",
-        refused={"optimization.timestepShift": _NO_FLOW},
+        network_module="networks.lora",
+        refused=REFUSED_BY_NOISE,
     ),
     "flux": RecipeDefaults(
         module="lora_trainer.recipes.flux",
         pipeline="FluxPipeline",
         resolution=1024,
-        rank=16,
-        steps=1000,
-        learning_rate=1.0e-4,
-        target_modules=_ATTENTION,
         guidance_scale=3.5,
-        min_side_pixels=512,
-        bucket_step=64,
-        components=(
-            "transformer",
-            "vae",
-            "text_encoder",
-            "text_encoder_2",
-            "tokenizer",
-            "tokenizer_2",
-            "scheduler",
-        ),
-        weightless=frozenset({"tokenizer", "tokenizer_2", "scheduler"}),
+        components=("transformer", "vae", *_TWO_TEXTS),
+        weightless=_TWICE_WEIGHTLESS,
         single_file=frozenset({"transformer"}),
         file_format=FileFormat.DIFFUSERS,
         base_version="flux1",
         architecture="flux-1-dev/lora",
-        refused={
-            "optimization.minSnrGamma": _NO_SNR,
-            "optimization.noiseOffset": _NO_OFFSET,
-            "network.textEncoder": _NO_TEXT,
-        },
+        network_module="networks.lora_flux",
+        refused=REFUSED_BY_FLOW,
     ),
     "wan": RecipeDefaults(
         module="lora_trainer.recipes.wan",
         pipeline="WanPipeline",
         resolution=480,
-        rank=16,
-        steps=1000,
-        learning_rate=1.0e-4,
-        target_modules=_ATTENTION,
         guidance_scale=5.0,
         min_side_pixels=480,
         bucket_step=32,
         frames=17,
-        components=("transformer", "vae", "text_encoder", "tokenizer", "scheduler"),
+        components=("transformer", "vae", *_ONE_TEXT),
         optional=frozenset({"transformer_2"}),
-        weightless=frozenset({"tokenizer", "scheduler"}),
+        weightless=_WEIGHTLESS,
         single_file=frozenset({"transformer"}),
         file_format=FileFormat.COMFYUI,
         base_version="wan",
         architecture="wan/lora",
-        refused={
-            "optimization.minSnrGamma": _NO_SNR,
-            "optimization.noiseOffset": _NO_OFFSET,
-            "network.textEncoder": _NO_TEXT,
-        },
+        network_module="networks.lora_wan",  # musubi-tuner's; the others are sd-scripts'
+        refused=REFUSED_BY_FLOW,
     ),
 }
 

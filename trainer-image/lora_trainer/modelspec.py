@@ -25,14 +25,6 @@ _OPTIMIZERS = {
 # bytes; config.json and report.json name it), and what was drawn of it.
 _UNTOLD = {"uri", "uris", "componentsUri", "runId", "validation", "versions"}
 _MAX_TAGS = 1000
-# The script that would read a file of the family: sd-scripts' for Stable Diffusion and FLUX,
-# musubi-tuner's for WAN.
-_NETWORK_MODULES = {
-    "sd15": "networks.lora",
-    "sdxl": "networks.lora",
-    "flux": "networks.lora_flux",
-    "wan": "networks.lora_wan",
-}
 
 
 def file_metadata(facts: Facts, part: Part, *, weights: bytes) -> dict[str, str]:
@@ -73,7 +65,7 @@ def _sd_scripts(facts: Facts) -> dict[str, Any]:
     dataset, network, optimization = job.dataset, job.network, job.optimization
     return {
         "ss_output_name": job.name,
-        "ss_network_module": _NETWORK_MODULES[job.recipe],
+        "ss_network_module": RECIPES[job.recipe].network_module,
         "ss_network_dim": plan.rank,
         "ss_network_alpha": plan.alpha,
         "ss_network_dropout": network.dropout,
