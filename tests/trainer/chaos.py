@@ -1,11 +1,12 @@
 """Kill a run again and again, and see that the LoRA comes out as if nothing had happened.
 
-`make chaos-trainer KILLS=20 SEED=1`. One run per kind of workspace is left alone first: it gives
-the bytes to compare with, and a timeline of everything that it did (stages entered, steps done,
-files written, objects sent, read and deleted). The seed then chooses moments of that timeline,
-spread over its stages, and a delay of up to 40 ms after each. Runs are killed there with SIGKILL,
-which nothing can catch, and started again until they are done; every other run loses its workspace
-with each kill. All against a real S3 server.
+`make chaos-trainer KILLS=20 SEED=1`. Every family is trained, one of them also by two processes and
+in a workspace that is lost. One run of each case is left alone first: it gives the bytes to compare
+with, and a timeline of everything that it did (stages entered, steps done, files written, objects
+sent, read and deleted). The seed then chooses moments of that timeline, spread over its stages, and
+a delay of up to 40 ms after each. Runs are killed there with SIGKILL, which nothing can catch, and
+started again until they are done; an ephemeral one loses its workspace with each kill. All against
+a real S3 server.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.trainer.families import MAKERS
 from tests.trainer.jobs import AJob, a_job
 from tests.trainer.s3server import S3Server, s3_server
-from tests.trainer.tiny import make_base_model, make_pictures
+from tests.trainer.tiny import make_pictures
 
 from lora_api.progress import Stage
 from lora_trainer import disk
 from lora_trainer.progress import ProgressBoard
 from lora_trainer.storage.s3 import S3Storage
 
-_KILLS_PER_RUN = 5
 _MAX_DELAY_SECONDS = 0.04
 _STEPS = 12
 # What one attempt may be short of hitting; more means that the moments are chosen badly.
@@ -66,12 +67,48 @@ class Kill:
     """and this long after it."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """One kind of run."""
+
+    family: str = "sd15"
+    """Whose miniature is trained."""
+
+    ephemeral: bool = False
+    """Whether the workspace is lost with each kill."""
+
+    processes: int = 1
+    """How many train together; only the first one is killed, the others are to end with it."""
+
+    @property
+    def bucket_prefix(self) -> str:
+        """Where its base model lies."""
+        return f"chaos-{self.family}"
+
+    def __str__(self) -> str:
+        processes = f" by {self.processes} processes" if self.processes > 1 else ""
+        return f"{self.family}{processes}{', ephemeral' if self.ephemeral else ''}"
+
+
+SHORT = (Case(), Case(ephemeral=True))
+ALL = (
+    *SHORT,
+    Case(family="sdxl"),
+    Case(family="flux", ephemeral=True),
+    Case(family="wan"),
+    Case(processes=2),
+)
+
+
 @dataclass(kw_only=True)
 class Outcome:
     """What came of it."""
 
     kills: Counter[str] = field(default_factory=Counter)
     """Kills by stage."""
+
+    cases: Counter[str] = field(default_factory=Counter)
+    """Kills by case."""
 
     lost: int = 0
     """Those after which the workspace was gone."""
@@ -87,26 +124,33 @@ class Outcome:
 
     def __str__(self) -> str:
         stages = ", ".join(f"{stage} {count}" for stage, count in self.kills.items())
+        cases = "; ".join(f"{case}: {count}" for case, count in self.cases.items())
         return (
             f"{self.kills.total()} kills ({stages}) in {self.attempts} attempts of {self.runs} "
-            f"runs, {self.lost} of them with the workspace lost: every LoRA equals the "
+            f"runs ({cases}), {self.lost} of them with the workspace lost: every LoRA equals the "
             f"undisturbed one byte for byte, nothing else is left in the bucket; "
             f"{self.seconds:.0f} s"
         )
 
 
 def unleash(
-    folder: Path, server: S3Server, *, base: Path, dataset: Path, kills: int, seed: int
+    folder: Path,
+    server: S3Server,
+    *,
+    dataset: Path,
+    kills: int,
+    seed: int,
+    cases: Sequence[Case] = ALL,
 ) -> Outcome:
     """Do it all.
 
     Args:
-        folder: For workspaces and logs.
-        server: Holds base model and pictures, and gets the results.
-        base: The base model.
+        folder: For base models, workspaces and logs.
+        server: Holds the pictures, and gets base models and results.
         dataset: The pictures.
         kills: How many.
         seed: Chooses the moments.
+        cases: What is killed, in turn.
 
     Raises:
         ChaosError: A LoRA differs, something is left behind, or a run failed by itself.
@@ -114,23 +158,34 @@ def unleash(
     started = time.monotonic()
     chance = random.Random(seed)  # noqa: S311
     os.environ.update(server.environment())
-    jobs = [_job(folder, base, dataset), _job(folder, base, dataset).ephemeral()]
+    for case in {case.family: case for case in cases}.values():
+        made = MAKERS[case.family](folder / "bases" / case.family)
+        server.upload(made, "bases", case.bucket_prefix)
+    jobs = [_job(folder, case, dataset) for case in cases]
     calm = [_left_alone(job, server, f"calm-{index}") for index, job in enumerate(jobs)]
-    if calm[0].model != calm[1].model:
-        raise ChaosError("the kind of workspace changes the bytes of the LoRA")
+    _see_that_workspaces_are_alike(cases, calm)
     outcome = Outcome()
+    kills_per_run = max(1, kills // len(cases))
     while outcome.kills.total() < kills:
-        which = outcome.runs % 2
-        left = min(_KILLS_PER_RUN, max(1, kills // 2), kills - outcome.kills.total())
-        plan = _plan(calm[which].timeline, left, chance)
+        which = outcome.runs % len(cases)
+        before = outcome.kills.total()
+        plan = _plan(calm[which].timeline, min(kills_per_run, kills - before), chance)
         run = _Run(jobs[which], server, f"fire-{outcome.runs}")
         run.survive(plan, outcome)
         run.compare(calm[which])
+        outcome.cases[str(cases[which])] += outcome.kills.total() - before
         outcome.runs += 1
         if outcome.attempts > _MAX_ATTEMPTS_PER_KILL * kills:
             raise ChaosError(f"only {outcome.kills.total()} kills in {outcome.attempts} attempts")
     outcome.seconds = time.monotonic() - started
     return outcome
+
+
+def _see_that_workspaces_are_alike(cases: Sequence[Case], calm: Sequence[_Calm]) -> None:
+    models: dict[tuple[str, int], bytes] = {}
+    for case, one in zip(cases, calm, strict=True):
+        if models.setdefault((case.family, case.processes), one.model) != one.model:
+            raise ChaosError(f"{case}: the kind of workspace changes the bytes of the LoRA")
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,15 +357,18 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _job(folder: Path, base: Path, dataset: Path) -> AJob:
-    return (
-        a_job(folder, base=base, dataset=dataset)
+def _job(folder: Path, case: Case, dataset: Path) -> AJob:
+    job = (
+        a_job(folder, base=folder / "bases" / case.family, dataset=dataset)
         .with_steps(_STEPS)
-        .having("baseModel.uri", "s3://bases/tiny")
+        .having("recipe", case.family)
+        .having("baseModel.uri", f"s3://bases/{case.bucket_prefix}")
         .having("dataset.uri", "s3://datasets/zorp/")
         .having("validation.sampleEverySteps", 5)
         .having("output.tensorboard", False)
+        .having("processes", case.processes)
     )
+    return job.ephemeral() if case.ephemeral else job
 
 
 def _in(job: AJob, name: str) -> AJob:
@@ -328,16 +386,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = (options.folder or Path(scratch)).absolute()
         (folder / "s3").mkdir(parents=True)
-        base = make_base_model(folder / "base")
         dataset = make_pictures(folder / "pictures")
         with s3_server(folder / "s3") as server:
-            server.upload(base, "bases", "tiny")
             server.upload(dataset, "datasets", "zorp")
             try:
                 outcome = unleash(
                     folder / "runs",
                     server,
-                    base=base,
                     dataset=dataset,
                     kills=options.kills,
                     seed=options.seed,
