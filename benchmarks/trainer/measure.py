@@ -1,4 +1,7 @@
-"""Our trainer and its peers on the same work: speed, start, memory, whole runs, as ratios."""
+"""Our trainer and its peers on the same work: speed, start, memory, whole runs, as ratios.
+
+python -m benchmarks.trainer.measure --peers folder
+"""
 
 import argparse
 import json
@@ -12,21 +15,29 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from benchmarks.trainer.scenarios import ROOT, Scenario, prepare_pictures, scenarios
 from benchmarks.trainer.trainers import Command, DiffusersScript, Ours, SdScripts, Trainer
 from rich.console import Console
 from rich.table import Table
 
+_MORE_IS_BETTER = {"steps_per_second", "stepping_share"}
 PROBE = Path(__file__).parent / "probe"
+RUN_HERE = "run here"
 # Steps at the start that no rate counts: allocators, caches and lazy set-up.
 WARM_UP_STEPS = 2
 FIGURES = {
     "steps_per_second": "steps/s",
     "first_step_seconds": "start to first step, s",
     "whole_run_seconds": "whole run, s",
+    "stepping_share": "share of it between first and last step",
     "peak_rss_bytes": "peak memory, MiB",
     "peak_gpu_bytes": "peak GPU memory, MiB",
 }
+
+
+class TrainerFailedError(Exception):
+    """A trainer that did not do the work."""
 
 
 def measured(command: Command, *, steps: int, log: Path, probe: Path) -> dict[str, float]:
@@ -39,7 +50,7 @@ def measured(command: Command, *, steps: int, log: Path, probe: Path) -> dict[st
         probe: Gets a line for each of its steps.
 
     Raises:
-        SystemExit: It failed, or did other steps; the end of its log is shown.
+        TrainerFailedError: It failed, or did other steps; with the end of its log.
     """
     environment = {
         **os.environ,
@@ -64,15 +75,16 @@ def measured(command: Command, *, steps: int, log: Path, probe: Path) -> dict[st
     ended = time.time()
     lines = [line.split() for line in probe.read_text().splitlines()] if probe.exists() else []
     if status or len(lines) != steps:
-        raise SystemExit(
+        raise TrainerFailedError(
             f"{' '.join(command.arguments[:3])}: status {status}, {len(lines)} of {steps} steps\n"
-            f"{log.read_text()[-3000:]}"
+            f"{log.read_text(errors='replace')[-2000:]}"
         )
     stamps = [float(when) for when, _ in lines]
     figures = {
         "steps_per_second": (steps - WARM_UP_STEPS) / (stamps[-1] - stamps[WARM_UP_STEPS - 1]),
         "first_step_seconds": stamps[0] - started,
         "whole_run_seconds": ended - started,
+        "stepping_share": (stamps[-1] - stamps[0]) / (ended - started),
         "peak_rss_bytes": usage.ru_maxrss * 1024.0,
     }
     if int(lines[-1][1]):
@@ -82,45 +94,52 @@ def measured(command: Command, *, steps: int, log: Path, probe: Path) -> dict[st
 
 def compare(
     scenario: Scenario, trainers: list[Trainer], *, runs: int, scratch: Path
-) -> dict[str, dict[str, float]]:
-    """All trainers in turn, several times; medians by trainer.
+) -> dict[str, Any]:
+    """All trainers in turn, several times; medians by trainer, and who failed.
 
     Args:
         scenario: What to train.
         trainers: Those to compare; each round runs every one of them once.
-        runs: Rounds.
+        runs: Rounds; one of a scenario that only ours runs.
         scratch: For pictures, logs and outputs.
     """
     rounds: dict[str, list[dict[str, float]]] = {}
-    pictures = prepare_pictures(scratch / "pictures")
-    for number in range(1, runs + 1):
+    failed: dict[str, str] = {}
+    pictures = prepare_pictures(scratch / "pictures", side=scenario.resolution)
+    count = 1 if scenario.alone else runs
+    for number in range(1, count + 1):
         for trainer in trainers:
-            if not trainer.fits(scenario):
+            if not trainer.fits(scenario) or trainer.name in failed:
                 continue
             folder = scratch / "run"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            command = trainer.command(scenario, pictures, folder)
-            print(f"{scenario.name}: {trainer.name}, round {number} of {runs}", file=sys.stderr)
-            figures = measured(
-                command,
-                steps=scenario.steps,
-                log=scratch / f"{trainer.name}.log",
-                probe=scratch / "steps",
-            )
+            print(f"{scenario.name}: {trainer.name}, round {number} of {count}", file=sys.stderr)
+            try:
+                figures = measured(
+                    trainer.command(scenario, pictures, folder),
+                    steps=scenario.steps,
+                    log=scratch / f"{trainer.name}.log",
+                    probe=scratch / "steps",
+                )
+            except TrainerFailedError as error:
+                print(error, file=sys.stderr)
+                failed[trainer.name] = str(error)
+                continue
             rounds.setdefault(trainer.name, []).append(figures)
-    return {
+    medians = {
         name: {key: statistics.median(one[key] for one in found) for key in found[0]}
         for name, found in rounds.items()
     }
+    return {"rounds": count, "trainers": medians, "failed": failed, "ratios": ratios(medians)}
 
 
 def ratios(found: dict[str, dict[str, float]]) -> dict[str, float]:
     """Ours to the best peer, figure by figure; for steps/s above 1 is better, else below."""
-    ours = found[Ours.name]
+    ours = found.get(Ours.name, {})
     peers = [figures for name, figures in found.items() if name != Ours.name]
     best = {
-        key: (max if key == "steps_per_second" else min)(peer[key] for peer in peers)
+        key: (max if key in _MORE_IS_BETTER else min)(peer[key] for peer in peers)
         for key in ours
         if peers and all(key in peer for peer in peers)
     }
@@ -128,16 +147,22 @@ def ratios(found: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 def show(results: list[dict[str, Any]]) -> None:
-    """One table per scenario."""
+    """One table for each scenario that was run, and the names of the others."""
     console = Console()
     for result in results:
-        table = Table("", *result["trainers"], "ours / best peer", title=result["scenario"])
+        if result["status"] != RUN_HERE:
+            console.print(f"{result['scenario']}: {result['status']}")
+            continue
+        trainers = result["trainers"]
+        table = Table("", *trainers, "ours / best peer", title=result["scenario"])
         for key, title in FIGURES.items():
-            values = [figures.get(key) for figures in result["trainers"].values()]
+            values = [figures.get(key) for figures in trainers.values()]
             if any(value is not None for value in values):
-                ratio = result["ratios"].get(key)
+                ratio = result["ratios"].get(key, "-")
                 table.add_row(title, *(_cell(key, value) for value in values), f"{ratio}")
         console.print(table)
+        for name in result["failed"]:
+            console.print(f"{name} failed; the end of its log is in the JSON")
 
 
 def _cell(key: str, value: float | None) -> str:
@@ -146,22 +171,41 @@ def _cell(key: str, value: float | None) -> str:
     return f"{value / 2**20:.0f}" if key.endswith("bytes") else f"{value:.2f}"
 
 
-def main() -> None:
-    """Measure, print, keep."""
+def _device() -> str:
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    names = [
+        line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    return f"{os.cpu_count()} cores, {names[0].partition(':')[2].strip() if names else 'unknown'}"
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=3, help="rounds; figures are their medians")
     parser.add_argument("--small-steps", type=int, default=60, help="on the small base; 0: none")
-    parser.add_argument("--full-steps", type=int, default=15, help="at SD 1.5's size; 0: none")
+    parser.add_argument("--full-steps", type=int, default=12, help="at SD 1.5's size; 0: none")
+    parser.add_argument(
+        "--tiny",
+        action="store_true",
+        help="the GPU's scenarios alone, with miniatures: to see anywhere that they run",
+    )
     parser.add_argument(
         "--peers",
         type=Path,
         help="folder with checkouts named diffusers and sd-scripts; else they are cloned",
     )
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measure, print, keep."""
+    given = _parser().parse_args()
     kept = ROOT / "build" / "bench" / "peers"
     kept.mkdir(parents=True, exist_ok=True)
     checkouts = [
-        given.peers / name if given.peers else None for name in ("diffusers", "sd-scripts")
+        given.peers.absolute() / name if given.peers else None
+        for name in ("diffusers", "sd-scripts")
     ]
     trainers: list[Trainer] = [
         Ours(),
@@ -170,22 +214,33 @@ def main() -> None:
     ]
     for trainer in trainers:
         trainer.prepare()
+    device = _device()
+    planned = scenarios(
+        kept, small_steps=given.small_steps, full_steps=given.full_steps, tiny=given.tiny
+    )
+    name = "trainer-tiny.json" if given.tiny else "trainer.json"
     results: list[dict[str, Any]] = []
-    for scenario in scenarios(kept, small_steps=given.small_steps, full_steps=given.full_steps):
-        with tempfile.TemporaryDirectory(dir=kept) as name:
-            found = compare(scenario, trainers, runs=given.runs, scratch=Path(name))
-        results.append({"scenario": scenario.name, "trainers": found, "ratios": ratios(found)})
+    for scenario in planned:
+        result: dict[str, Any] = {"scenario": scenario.name}
+        if scenario.needs_gpu and not _has_gpu():
+            result |= {"status": "not run: no GPU"}
+        else:
+            result |= {"status": RUN_HERE, "device": device}
+            with tempfile.TemporaryDirectory(dir=kept) as scratch:
+                result |= compare(scenario, trainers, runs=given.runs, scratch=Path(scratch))
+        results.append(result)
+        document = {
+            "device": device,
+            "load_average": round(os.getloadavg()[0], 1),
+            "results": results,
+        }
+        # Kept scenario by scenario: a later one that is interrupted takes nothing along.
+        (kept.parent / name).write_text(json.dumps(document, indent=2) + "\n")
     show(results)
-    target = ROOT / "build" / "bench" / "trainer.json"
-    device = "cuda" if any("peak_gpu_bytes" in r["trainers"][Ours.name] for r in results) else "cpu"
-    document = {
-        "device": device,
-        "cpus": os.cpu_count(),
-        "load_average": round(os.getloadavg()[0], 1),
-        "runs": given.runs,
-        "results": results,
-    }
-    target.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _has_gpu() -> bool:
+    return torch.cuda.is_available()
 
 
 if __name__ == "__main__":

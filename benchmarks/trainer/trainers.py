@@ -48,6 +48,11 @@ class Trainer(Protocol):
         """The scenario in its own terms; outputs go to the folder."""
 
 
+# The peers draw and score nothing; what ours adds to a run is measured by
+# benchmarks/trainer_startup.
+_NO_VALIDATION = {"prompts": ["zorp"], "samplingSteps": 1, "heldOutImages": 0}
+
+
 class Ours:
     """`lora-trainer run`."""
 
@@ -64,8 +69,8 @@ class Ours:
         """The scenario as a job document."""
         document = {
             "name": "bench",
-            "recipe": "sd15",
-            "baseModel": {"uri": f"file://{scenario.base}"},
+            "recipe": scenario.recipe,
+            "baseModel": {"uri": f"file://{scenario.base()}"},
             "dataset": {
                 "uri": f"file://{pictures.with_texts}",
                 "triggerWord": "zorp",
@@ -81,13 +86,11 @@ class Ours:
                 "resolution": scenario.resolution,
                 "learningRate": 1e-4,
                 "lrScheduler": "constant",
-                "precision": "fp32",
-                "memory": "none",
+                "precision": scenario.precision,
+                "memory": "checkpointing" if scenario.checkpointing else "none",
             },
             "checkpoints": {"everySteps": scenario.steps},
-            # The peers draw and score nothing; what ours adds to a run is measured by
-            # benchmarks/trainer_startup.
-            "validation": {"prompts": ["zorp"], "samplingSteps": 1, "heldOutImages": 0},
+            "validation": {} if scenario.alone else _NO_VALIDATION,
             "output": {"uri": f"file://{folder}/output"},
         }
         job = folder / "job.json"
@@ -99,7 +102,7 @@ class Ours:
 
 
 class DiffusersScript:
-    """`examples/text_to_image/train_text_to_image_lora.py` of diffusers.
+    """The example scripts of diffusers, one for each family that they have.
 
     Args:
         peers: Where checkouts and environments are kept between runs.
@@ -109,31 +112,28 @@ class DiffusersScript:
     name = "diffusers script"
 
     def __init__(self, peers: Path, checkout: Path | None) -> None:
-        self._peers = peers
         self._checkout = checkout or peers / "diffusers"
         self._python = peers / "venv-diffusers" / "bin" / "python"
 
     def prepare(self) -> None:
-        """Fetch the script, and install its libraries in our versions of torch and diffusers."""
+        """Fetch the scripts, and install their libraries in our versions of torch and diffusers."""
         _fetch(*DIFFUSERS, self._checkout)
         ours = ROOT / "requirements" / "trainer.txt"
-        _install(
+        install(
             self._python,
             ["diffusers", "transformers", "peft", "accelerate", "datasets", *TORCH],
             constraints=ours,
         )
 
     def fits(self, scenario: Scenario) -> bool:
-        """Every scenario."""
-        return True
+        """Every family but WAN, for which diffusers has no training script."""
+        return scenario.recipe in _SCRIPTS and not scenario.alone
 
     def command(self, scenario: Scenario, pictures: Pictures, folder: Path) -> Command:
         """The scenario in the script's options."""
-        script = self._checkout / "examples/text_to_image/train_text_to_image_lora.py"
-        options = {
-            "pretrained_model_name_or_path": scenario.base,
-            "train_data_dir": pictures.with_metadata,
-            "caption_column": "text",
+        script = self._checkout / "examples" / _SCRIPTS[scenario.recipe]
+        options: dict[str, object] = {
+            "pretrained_model_name_or_path": scenario.base(),
             "cache_dir": folder / "cache",
             "resolution": scenario.resolution,
             "train_batch_size": scenario.batch_size,
@@ -142,19 +142,34 @@ class DiffusersScript:
             "learning_rate": 1e-4,
             "lr_scheduler": "constant",
             "lr_warmup_steps": 0,
-            "mixed_precision": "no",
+            "mixed_precision": "no" if scenario.precision == "fp32" else scenario.precision,
             "checkpointing_steps": scenario.steps,
             "seed": 0,
             "output_dir": folder / "output",
         }
-        return Command(
-            arguments=[str(self._python), str(script), "--center_crop", *_spelled(options)],
-            folder=folder,
-        )
+        flags = ["--center_crop"]
+        if scenario.recipe == "flux":
+            options |= {"instance_data_dir": pictures.alone, "instance_prompt": "zorp"}
+            options |= {"lora_alpha": scenario.rank, "guidance_scale": 1}
+            options |= {"lora_layers": "to_k,to_q,to_v,to_out.0"}
+            flags += ["--cache_latents"]
+        else:
+            options |= {"train_data_dir": pictures.with_metadata, "caption_column": "text"}
+        if scenario.checkpointing:
+            flags += ["--gradient_checkpointing"]
+        arguments = [str(self._python), str(script), *flags, *_spelled(options)]
+        return Command(arguments=arguments, folder=folder)
+
+
+_SCRIPTS = {
+    "sd15": "text_to_image/train_text_to_image_lora.py",
+    "sdxl": "text_to_image/train_text_to_image_lora_sdxl.py",
+    "flux": "dreambooth/train_dreambooth_lora_flux.py",
+}
 
 
 class SdScripts:
-    """`train_network.py` of sd-scripts, with latents cached.
+    """`train_network.py` and `sdxl_train_network.py` of sd-scripts, with latents cached.
 
     Args:
         peers: Where checkouts and environments are kept between runs.
@@ -173,13 +188,15 @@ class SdScripts:
         _fetch(*SD_SCRIPTS, self._checkout)
         wanted = self._checkout / "requirements.txt"
         pins = [line for line in wanted.read_text().splitlines() if _is_pin(line)]
-        _install(self._python, [*pins, *TORCH])
-        # It asks the hub for CLIP's tokenizer by name, unless it has a copy under this name.
-        _write_slow_tokenizer(self._tokenizers / "openai_clip-vit-large-patch14")
+        install(self._python, [*pins, *TORCH])
+        # It asks the hub for CLIP's tokenizers by name, unless it has copies under these names.
+        for name in ("openai_clip-vit-large-patch14", "laion_CLIP-ViT-bigG-14-laion2B-39B-b160k"):
+            _write_slow_tokenizer(self._tokenizers / name)
 
     def fits(self, scenario: Scenario) -> bool:
-        """It builds SD 1.5's own UNet, whatever the base model's config says."""
-        return scenario.standard_size
+        """It builds the published models' own shapes, and takes FLUX and WAN in other layouts."""
+        known = scenario.recipe in _PROGRAMS and scenario.published_size
+        return known and not scenario.alone
 
     def command(self, scenario: Scenario, pictures: Pictures, folder: Path) -> Command:
         """The scenario in its options; a dataset is a folder named repeats_class."""
@@ -187,7 +204,7 @@ class SdScripts:
         images.mkdir()
         (images / "1_zorp").symlink_to(pictures.with_texts)
         options = {
-            "pretrained_model_name_or_path": scenario.base,
+            "pretrained_model_name_or_path": scenario.base(),
             "train_data_dir": images,
             "caption_extension": ".txt",
             "resolution": scenario.resolution,
@@ -199,7 +216,7 @@ class SdScripts:
             "learning_rate": 1e-4,
             "lr_scheduler": "constant",
             "optimizer_type": "AdamW",
-            "mixed_precision": "no",
+            "mixed_precision": "no" if scenario.precision == "fp32" else scenario.precision,
             "max_data_loader_n_workers": 0,
             "tokenizer_cache_dir": self._tokenizers,
             "seed": 0,
@@ -208,8 +225,16 @@ class SdScripts:
             "output_name": "bench",
         }
         flags = ["--network_train_unet_only", "--cache_latents", "--sdpa"]
-        arguments = [str(self._python), "train_network.py", *flags, *_spelled(options)]
+        if scenario.checkpointing:
+            flags += ["--gradient_checkpointing"]
+        if scenario.recipe == "sdxl":
+            flags += ["--cache_text_encoder_outputs"]
+        program = _PROGRAMS[scenario.recipe]
+        arguments = [str(self._python), program, *flags, *_spelled(options)]
         return Command(arguments=arguments, folder=self._checkout)
+
+
+_PROGRAMS = {"sd15": "train_network.py", "sdxl": "sdxl_train_network.py"}
 
 
 def _spelled(options: dict[str, object]) -> list[str]:
@@ -238,7 +263,14 @@ def _fetch(address: str, commit: str, checkout: Path) -> None:
     subprocess.run(["git", "-C", checkout, "checkout", "--quiet", commit], check=True)
 
 
-def _install(python: Path, packages: Sequence[str], *, constraints: Path | None = None) -> None:
+def install(python: Path, packages: Sequence[str], *, constraints: Path | None = None) -> None:
+    """Make an environment, unless it is there.
+
+    Args:
+        python: Its interpreter.
+        packages: What it gets.
+        constraints: A list of versions that must not be left.
+    """
     if python.exists():
         return
     subprocess.run(
