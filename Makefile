@@ -20,7 +20,7 @@ STEADY ?= 0
 
 .PHONY: help setup generate lock lint test test-unit test-api test-trainer test-e2e \
         cluster images install demo down clean bench bench-trainer bench-cluster simulate-policy \
-        bench-operator chaos chaos-trainer
+        bench-operator chaos chaos-trainer check-loaders
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -106,6 +106,9 @@ bench: $(STAMP) ## Operator latency and trainer start-up, as ratios to a floor
 
 bench-trainer: $(STAMP) ## The trainer beside diffusers' script and sd-scripts (PEERS=folder with checkouts)
 	$(BIN)/python -m benchmarks.trainer.measure $(if $(PEERS),--peers $(PEERS))
+
+check-loaders: $(STAMP) ## Our files read by ComfyUI, sd-scripts and musubi-tuner (PEERS=folder with checkouts)
+	$(BIN)/python -m benchmarks.loaders.check --peers $(PEERS)
 
 bench-operator: $(STAMP) ## Runs by the thousand on a real control plane (RUNS=1000 STEADY=0)
 	$(BIN)/python -m benchmarks.operator.measure --runs 100 300 $(RUNS) --steady $(STEADY)
