@@ -126,11 +126,7 @@ def release(space: Namespace, now: datetime) -> Released:
 
     While somebody makes room, nobody starts: what becomes free is for whom it was freed.
     """
-    refused = tuple(
-        (run, verdict)
-        for run in space.waiting.values()
-        if run.gpus and (verdict := spent_budget(space.policy, space.ledger_of(run.created_at)))
-    )
+    refused = _out_of_money(space)
     for run, _ in refused:
         space = _ended_waiting(space, run)
     if space.preempted:
@@ -217,6 +213,22 @@ def _with_state(space: Namespace, run: Waiting, state: RunState) -> Namespace:
     entry = ledger.runs[run.uid]
     seen = Sighting(user=entry.user, recipe=entry.recipe, gpus=entry.gpus, state=state)
     return _keeping(space, ledgers.observe(ledger, run.uid, seen))
+
+
+def _out_of_money(space: Namespace) -> tuple[tuple[Waiting, Refusal], ...]:
+    """Who waits in a month whose budget is spent; asked once a month, and not once a run."""
+    spent = {
+        month: verdict
+        for month, ledger in space.ledgers.items()
+        if (verdict := spent_budget(space.policy, ledger))
+    }
+    if not spent:
+        return ()
+    waiting = [run for run in space.waiting.values() if run.gpus]
+    months = [Month.of(run.created_at) for run in waiting]
+    return tuple(
+        (run, spent[month]) for run, month in zip(waiting, months, strict=True) if month in spent
+    )
 
 
 def _to_preempt(space: Namespace, now: datetime) -> frozenset[str]:
