@@ -35,7 +35,7 @@ from lora_operator.policy.forecast import forecast
 from lora_operator.policy.gate import Namespace
 from lora_operator.policy.money import highest_price, price_on
 from lora_operator.policy.queue import Waiting, standings
-from lora_operator.policy_look import applicant_of, look_at, word_of
+from lora_operator.policy_look import applicant_of, look_at, makes_room, word_of
 from lora_operator.policy_report import PolicyReporter
 from lora_operator.shared_read import SharedRead
 from lora_operator.state.decision import is_terminal
@@ -210,8 +210,14 @@ class Gatekeeper:
             run = read_run(body)
             live.add(run.uid)
             kept.seen[run.key.name] = (run.uid, run.created_at)
-            if run.spec is not None and not is_terminal(run.status):
-                kept.space = gate.recall(kept.space, applicant_of(run, run.spec, policy))
+            if run.spec is None or is_terminal(run.status):
+                continue
+            seen = observe(self._cache, run.key, {})
+            kept.space = gate.recall(
+                kept.space,
+                applicant_of(run, run.spec, policy),
+                makes_room=seen is not None and makes_room(seen),
+            )
         for ledger in list(kept.space.ledgers.values()):
             for uid in ledger.runs.keys() - live:
                 kept.space = gate.forget(kept.space, uid, created_at=ledger.month.start)

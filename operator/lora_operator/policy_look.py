@@ -11,7 +11,7 @@ from lora_api.policy import TrainingPolicySpec
 from lora_api.policy_ledger import RunState
 from lora_api.reasons import Reason
 from lora_api.settings import DEFAULT_STEPS
-from lora_api.status import CostStatus
+from lora_api.status import CostStatus, Phase
 from lora_api.training import LoRATrainingSpec
 from lora_operator.policy import gate
 from lora_operator.policy.alerts import cost_alert
@@ -65,6 +65,17 @@ def look_at(space: Namespace, seen: Observed, *, price: Decimal) -> tuple[Namesp
     if answer is None:
         space = gate.note(space, run.uid, sight, created_at=run.created_at)
     return space, answer
+
+
+def makes_room(seen: Observed) -> bool:
+    """Whether a run that was let go is being suspended for another, by what is left of that.
+
+    One whose Job is yet to be resumed looks the same, but for its status, which says Queued.
+    """
+    spec, job = seen.run.spec, seen.job
+    is_ours = spec is not None and not spec.suspend and job is not None and job.queue is None
+    is_suspended = job is not None and job.suspended
+    return is_ours and is_suspended and seen.run.status.phase is not Phase.QUEUED
 
 
 def applicant_of(run: Run, spec: LoRATrainingSpec, policy: TrainingPolicySpec) -> Applicant:

@@ -14,7 +14,7 @@ from lora_api.reasons import Reason
 from lora_api.status import CostStatus, LoRATrainingStatus, Phase
 from lora_operator.policy.gate import Namespace, release
 from lora_operator.policy.months import Month
-from lora_operator.policy_look import look_at, word_of
+from lora_operator.policy_look import look_at, makes_room, word_of
 from lora_operator.state.decision import Action
 from lora_operator.state.views import Permission, PolicyWord
 
@@ -224,6 +224,43 @@ def test_a_preempted_run_leaves_its_gpus_to_whom_it_made_room_for() -> None:
     space, word = look(space, seen().with_job(a_job().suspended()))
     assert word.permission is Permission.AWAITED
     assert list(space.working) == ["u-urgent"]
+
+
+def suspended_while(sight: ASight) -> ASight:
+    return sight.settled().with_job(a_job().suspended())
+
+
+MAKES_ROOM: dict[str, tuple[ASight, bool]] = {
+    "trained when its Job was suspended": (
+        suspended_while(seen().with_job().with_pods(a_pod().placed().running())),
+        True,
+    ),
+    "had no pod yet when its Job was suspended": (suspended_while(seen().with_job()), True),
+    "said already that it makes room": (
+        suspended_while(seen().with_job().told_by_policy(WITHDRAWN)),
+        True,
+    ),
+    "was let go from the queue, and its Job is yet to be resumed": (
+        suspended_while(with_word(QUEUED)),
+        False,
+    ),
+    "is at work": (seen().with_job(), False),
+    "has no Job": (seen(), False),
+    "is suspended by its user": (
+        seen(a_training().suspended()).with_job(a_job().suspended()),
+        False,
+    ),
+    "is held back by Kueue": (
+        seen().with_job(a_job().suspended().queued_in("team")),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", MAKES_ROOM)
+def test_whether_a_run_was_making_room_is_seen_of_one_that(sentence: str) -> None:
+    sight, expected = MAKES_ROOM[sentence]
+    assert makes_room(sight.observed) is expected
 
 
 def test_a_run_of_kueues_is_not_suspended_by_us() -> None:

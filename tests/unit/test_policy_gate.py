@@ -18,6 +18,7 @@ from lora_operator.policy.gate import (
     forget,
     note,
     pause,
+    recall,
     release,
 )
 from lora_operator.policy.ledger import Ledger, Speed, admit
@@ -52,6 +53,23 @@ def admitted(space: Namespace, *runs: Applicant) -> Namespace:
         space, verdict = ask(space, run)
         assert verdict is None
     return space
+
+
+def test_who_was_making_room_when_the_operator_died_goes_on_to_make_it() -> None:
+    known = release(admitted(a_space(maxConcurrentGPUs=1), an_applicant("u1")), NOON).namespace
+    crashed = replace(known, working={}, waiting={}, preempted=frozenset())
+    plain = recall(crashed, an_applicant("u1"))
+    assert (list(plain.working), plain.preempted) == (["u1"], frozenset())
+    again = recall(crashed, an_applicant("u1"), makes_room=True)
+    assert again.preempted == {"u1"}
+    after = release(admitted(again, an_applicant("u2")), NOON)
+    assert after.started == (), "what becomes free is for whom it was freed"
+
+
+def test_who_only_waited_when_the_operator_died_makes_no_room() -> None:
+    known = admitted(a_space(maxConcurrentGPUs=1), an_applicant("u1"))
+    space = recall(replace(known, waiting={}), an_applicant("u1"), makes_room=True)
+    assert (list(space.waiting), space.preempted) == (["u1"], frozenset())
 
 
 def test_who_is_admitted_waits_and_has_a_place() -> None:

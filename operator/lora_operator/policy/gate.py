@@ -50,7 +50,7 @@ class Namespace:
     waiting: Mapping[str, Waiting] = field(default_factory=dict)
     working: Mapping[str, Working] = field(default_factory=dict)
     preempted: frozenset[str] = frozenset()
-    """Runs at work that are to make room; what is forgotten in a crash is chosen again."""
+    """Runs at work that are to make room."""
 
     def ledger_of(self, created_at: datetime) -> Ledger:
         """The ledger of a run that was created then; a new month knows the speeds of the last."""
@@ -98,11 +98,23 @@ def ask(space: Namespace, run: Applicant) -> tuple[Namespace, Refusal | Deferred
     return _waiting(_keeping(space, noted), run, ledger), None
 
 
-def recall(space: Namespace, run: Applicant) -> Namespace:
-    """Take in a run that the ledger knows from before a crash; any other has yet to ask."""
+def recall(space: Namespace, run: Applicant, *, makes_room: bool = False) -> Namespace:
+    """Take in a run that the ledger knows from before a crash; any other has yet to ask.
+
+    Args:
+        space: The namespace.
+        run: The run.
+        makes_room: Whether it was being suspended for another; it is not resumed to be suspended
+            again.
+    """
     ledger = space.ledger_of(run.created_at)
     known = ledger.runs.get(run.uid)
-    return space if known is None else _restored(space, run, known, ledger)
+    if known is None:
+        return space
+    space = _restored(space, run, known, ledger)
+    if makes_room and run.uid in space.working:
+        space = replace(space, preempted=space.preempted | {run.uid})
+    return space
 
 
 def adopt(space: Namespace, run: Applicant) -> Namespace:
