@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import aiohttp
 
-from lora_operator.kube.resources import EVENTS, LEASES, WATCHED
+from lora_operator.kube.resources import EVENTS, LEASES, LEDGERS, NODES, WATCHED
 from lora_operator.metrics import Metrics
 
-_KNOWN = frozenset(resource.plural for resource in (*WATCHED, EVENTS, LEASES))
+_KNOWN = frozenset(resource.plural for resource in (*WATCHED, EVENTS, LEASES, LEDGERS, NODES))
 _VERBS = {"POST": "create", "PATCH": "patch", "PUT": "update", "DELETE": "delete"}
 
 

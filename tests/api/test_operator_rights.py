@@ -67,13 +67,19 @@ def operator(restricted_kubeconfig: Path) -> Iterator[Operator]:
     process.kill()
 
 
-def end_early(api: ApiServer, namespace: str) -> None:
-    """A queued run that is suspended, cancelled, cleaned up and deleted: all that needs a right."""
+def end_early(api: ApiServer, namespace: str, operator: Operator) -> None:
+    """A run that waits for a node, is suspended, cancelled, cleaned up and deleted."""
     training = a_training().named("ben").in_namespace(namespace)
     stage = Stage(api, training.with_spec("retention", {"jobSeconds": 0, "ttlSeconds": 2}))
     stage.apply()
-    pod = a_pod().named("ben-train-x").placed()
-    stage.add_pod(pod.running())
+    pod = a_pod().named("ben-train-x")
+    stage.add_pod(pod.unschedulable("0/1 nodes are available."))
+    stage.is_in("Pending", "Unschedulable")
+    eventually(
+        lambda: 'resource="nodes",verb="list"' in operator.read("/metrics"), "nodes were read"
+    )
+    stage.bind_pod(pod)
+    stage.set_pod(pod.running())
     stage.is_in("Starting", "Running")
     path = TRAININGS.path(namespace, "ben")
     merge = "application/merge-patch+json"
@@ -119,7 +125,7 @@ def test_the_charts_rights_are_enough(light_cluster: LightCluster, operator: Ope
     stage.set_job(a_job().complete())
     stage.is_in("Completed")
     eventually(lambda: "Completed" in stage.told(), "the end is told")
-    end_early(api, namespace)
+    end_early(api, namespace, operator)
     assert operator.stop() == 0
     # Only the API server knows what was refused: count there, not in the operator.
     refused = [
