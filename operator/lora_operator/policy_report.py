@@ -44,8 +44,7 @@ class PolicyReporter:
             working=working,
         )
         await self._write(body, old, new)
-        same_month = old.month == new.month and old.spending is not None
-        before = Decimal(old.spending.amount) if old.spending and same_month else NOTHING
+        before = _told_until(old, new)
         for alert in budget_alerts(before, ledger.spent, month=ledger.month, policy=space.policy):
             await self._tell(body, alert, now)
 
@@ -76,7 +75,9 @@ class PolicyReporter:
 
     async def _tell(self, body: Object, alert: Alert, now: datetime) -> None:
         meta = body["metadata"]
-        digest = hashlib.sha256(f"{meta['uid']} {alert.reason} {now:%Y-%m}".encode()).hexdigest()
+        budget = body.get("spec", {}).get("monthlyBudget", {}).get("amount")
+        told = f"{meta['uid']} {alert.reason} {budget} {now:%Y-%m}"
+        digest = hashlib.sha256(told.encode()).hexdigest()
         stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
         event: Object = {
             "apiVersion": "v1",
@@ -108,6 +109,13 @@ def _read(body: Object) -> TrainingPolicyStatus:
         return TrainingPolicyStatus.model_validate(body.get("status") or {})
     except ValidationError:
         return TrainingPolicyStatus()
+
+
+def _told_until(old: TrainingPolicyStatus, new: TrainingPolicyStatus) -> Decimal:
+    """Spending up to which warnings were given; none under another budget, or in another month."""
+    if old.spending is None or new.spending is None or old.month != new.month:
+        return NOTHING
+    return Decimal(old.spending.amount) if old.spending.budget == new.spending.budget else NOTHING
 
 
 def _since(old: TrainingPolicyStatus, now: datetime) -> datetime:
