@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from lora_api.policy import TrainingPolicySpec
 from lora_operator.policy.queue import Waiting, Working, standings, startable
@@ -45,10 +45,10 @@ def forecast(
     while left:
         for run in startable(left, at_work.values(), policy, time):
             expected[run.uid] = time
-            at_work[run.uid] = _at_work(run, time)
+            begun = at_work[run.uid] = run.let_go(time)
             left.remove(run)
-            if run.seconds is not None:
-                heapq.heappush(ends, (time + timedelta(seconds=run.seconds), run.uid))
+            if begun.ends_at is not None:
+                heapq.heappush(ends, (begun.ends_at, run.uid))
         if not ends:
             break
         time, ended = heapq.heappop(ends)
@@ -56,15 +56,3 @@ def forecast(
         while ends and ends[0][0] == time:
             del at_work[heapq.heappop(ends)[1]]
     return expected
-
-
-def _at_work(run: Waiting, when: datetime) -> Working:
-    return Working(
-        uid=run.uid,
-        name=run.name,
-        user=run.user,
-        gpus=run.gpus,
-        priority=run.priority,
-        created_at=run.created_at,
-        started_at=when,
-    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from lora_api.policy import Preemption, TrainingPolicySpec
 from lora_api.policy_ledger import MAX_OPEN_RUNS, RunState
@@ -257,20 +257,8 @@ def _ended_waiting(space: Namespace, run: Waiting) -> Namespace:
 
 
 def _at_work(space: Namespace, run: Waiting, now: datetime) -> Namespace:
-    ends_at = None if run.seconds is None else now + timedelta(seconds=run.seconds)
-    begun = Working(
-        uid=run.uid,
-        name=run.name,
-        user=run.user,
-        gpus=run.gpus,
-        priority=run.priority,
-        created_at=run.created_at,
-        started_at=now,
-        ends_at=ends_at,
-        preemptible=run.preemptible,
-    )
     space = _without(_with_state(space, run, RunState.RUNNING), run.uid)
-    return replace(space, working={**space.working, run.uid: begun})
+    return replace(space, working={**space.working, run.uid: run.let_go(now)})
 
 
 def _without(space: Namespace, uid: str) -> Namespace:

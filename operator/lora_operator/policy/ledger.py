@@ -19,15 +19,23 @@ FINAL = frozenset({RunState.COUNTED, RunState.RETURNED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """A run that is not yet summed up."""
+class Facts:
+    """What counts of a run."""
 
     user: str
     recipe: str
     gpus: int
     state: RunState
     gpu_seconds: int = 0
+    """GPU-seconds of all its attempts until now."""
     steps: int = 0
+    """Steps done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry(Facts):
+    """A run that is not yet summed up."""
+
     cost: Decimal = NOTHING
     estimate: Decimal | None = None
 
@@ -67,17 +75,9 @@ class Speed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sighting:
+class Sighting(Facts):
     """What is seen of a run, as far as the ledger goes."""
 
-    user: str
-    recipe: str
-    gpus: int
-    state: RunState
-    gpu_seconds: int = 0
-    """GPU-seconds of all its attempts until now."""
-    steps: int = 0
-    """Steps done."""
     per_gpu_hour: Decimal = NOTHING
     """Price of the node that it is on, or was last."""
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum, auto
 from itertools import groupby
 
@@ -36,6 +36,20 @@ class Waiting:
     """How long it is expected to run; None where that is unknown."""
     preemptible: bool = True
     """Whether we could suspend it, once it is at work."""
+
+    def let_go(self, now: datetime) -> Working:
+        """The run at work from now on."""
+        return Working(
+            uid=self.uid,
+            name=self.name,
+            user=self.user,
+            gpus=self.gpus,
+            priority=self.priority,
+            created_at=self.created_at,
+            started_at=now,
+            ends_at=None if self.seconds is None else now + timedelta(seconds=self.seconds),
+            preemptible=self.preemptible,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

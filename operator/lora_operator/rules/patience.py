@@ -13,6 +13,18 @@ from lora_operator.state.text import clip
 from lora_operator.state.views import Observed
 
 
+def bear_creation(seen: Observed, draft: Draft) -> None:
+    """Claim, Job or pod may be refused only so long; the wait began with the phase."""
+    if seen.run.spec is not None:
+        bear(
+            seen,
+            draft,
+            since=draft.pending_since,
+            seconds=seen.run.spec.limits.creation_timeout_seconds,
+            field="creationTimeoutSeconds",
+        )
+
+
 def bear(seen: Observed, draft: Draft, *, since: datetime | None, seconds: int, field: str) -> None:
     """Fail the run where the wait that was just stated has lasted too long, else look again then.
 

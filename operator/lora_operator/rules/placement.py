@@ -3,7 +3,7 @@
 from lora_api.reasons import Reason
 from lora_api.training import LoRATrainingSpec
 from lora_operator.rules.base import Verdict
-from lora_operator.rules.patience import bear
+from lora_operator.rules.patience import bear, bear_creation
 from lora_operator.state.draft import Draft
 from lora_operator.state.pace import FIRST_LOOK_SECONDS, LOOK_AGAIN_SECONDS
 from lora_operator.state.text import quote
@@ -21,14 +21,7 @@ def pod_is_created(seen: Observed, draft: Draft) -> Verdict:
             f"The pod can't be created: {quote(seen.job_warning)}. The run starts by itself once "
             "the namespace's quota or admission rules allow it.",
         )
-        if seen.run.spec is not None:
-            bear(
-                seen,
-                draft,
-                since=draft.pending_since,
-                seconds=seen.run.spec.limits.creation_timeout_seconds,
-                field="creationTimeoutSeconds",
-            )
+        bear_creation(seen, draft)
     elif seen.run.status.attempts:
         draft.wait(
             Reason.RETRYING,

@@ -6,7 +6,7 @@ earlier run's in the way, a quota, admission, or missing rights.
 
 from lora_api.reasons import Reason
 from lora_operator.rules.base import Verdict
-from lora_operator.rules.patience import bear
+from lora_operator.rules.patience import bear_creation
 from lora_operator.state.draft import Draft
 from lora_operator.state.text import quote
 from lora_operator.state.views import Observed, Refusal, Refused
@@ -43,12 +43,5 @@ def wait_for_permission(seen: Observed, refused: Refused, draft: Draft) -> Verdi
     draft.wait(reason, message)
     is_passing = refused.kind is Refusal.PREDECESSOR_TERMINATING
     draft.revisit_in(PREDECESSOR_SECONDS if is_passing else RETRY_SECONDS)
-    if seen.run.spec is not None:
-        bear(
-            seen,
-            draft,
-            since=draft.pending_since,
-            seconds=seen.run.spec.limits.creation_timeout_seconds,
-            field="creationTimeoutSeconds",
-        )
+    bear_creation(seen, draft)
     return Verdict.SETTLED
