@@ -1,29 +1,35 @@
 """What doesn't fit steps down the ladder, remembers it, and goes on; what never fits says so."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load
-from tests.trainer.jobs import AJob
+from tests.trainer.jobs import AJob, a_job
+from tests.trainer.tiny_wan import make_wan
 
 from lora_api.exit_codes import ExitCode
 from lora_api.reasons import Reason
-from lora_trainer import assembly, compiling
+from lora_trainer import assembly, compiling, results
 from lora_trainer.batches import MicroBatch
 from lora_trainer.loop import Trainer
+from lora_trainer.lora import Adapted
+from lora_trainer.progress import Advance
+from lora_trainer.sample import Brush, Drawn, draw_samples
+from lora_trainer.stopping import StopFlag
 
 
-def _rung(trainer: Trainer) -> str:
-    """How the trainer's base is held, told by looking at it."""
-    kinds = {type(module).__name__ for module in trainer.denoiser.modules()}
+def _rung(denoiser: torch.nn.Module) -> str:
+    """How a base is held, told by looking at it."""
+    kinds = {type(module).__name__ for module in denoiser.modules()}
     if "Linear4bit" in kinds:
         return "nf4"
     if "_Fp8Linear" in kinds:
         return "fp8"
-    model: Any = trainer.denoiser
+    model: Any = denoiser
     return "checkpointing" if model.is_gradient_checkpointing else "none"
 
 
@@ -35,7 +41,7 @@ def _with_room_for(
     done: list[tuple[str, int]] = []
 
     def losses(self: Trainer, batch: MicroBatch) -> torch.Tensor:
-        rung = _rung(self)
+        rung = _rung(self.denoiser)
         if rung not in fitting and len(done) >= from_step:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         done.append((rung, len(done)))
@@ -108,6 +114,37 @@ def test_a_smaller_base_is_nearly_the_same_base(rung: str, job: AJob) -> None:
     assert code == ExitCode.OK, second.message
     assert second.loss != first.loss
     assert second.loss == pytest.approx(first.loss, rel=0.1)
+
+
+@pytest.mark.parametrize("rung", ["fp8", "nf4"])
+def test_both_of_two_experts_are_small_while_they_train_and_while_they_draw(
+    rung: str, tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, drawn, losses = set[str](), list[str](), Trainer.losses
+
+    def watched(self: Trainer, batch: MicroBatch) -> torch.Tensor:
+        trained.add(f"{self.recipe.part.name} in {_rung(self.denoiser)}")
+        return losses(self, batch)
+
+    def looked_at(
+        brush: Brush, adapted: Adapted, pairs: list[Drawn], *, advance: Advance, stop: StopFlag
+    ) -> None:
+        drawn.extend(_rung(one) for one in adapted)
+        draw_samples(brush, adapted, pairs, advance=advance, stop=stop)
+
+    monkeypatch.setattr(Trainer, "losses", watched)
+    monkeypatch.setattr(results, "draw_samples", looked_at)
+    base = make_wan(tmp_path / "base", heads=16, experts=True)  # wide enough to be worth it
+    job = a_job(tmp_path, base=base, dataset=pictures).having("recipe", "wan").with_steps(2)
+    code, result = job.having("optimization.memory", rung).run()
+    assert code == ExitCode.OK, result.message
+    assert trained == {f"low-noise in {rung}", f"high-noise in {rung}"}
+    assert drawn == [rung, rung]
+    report = json.loads((job.output / "report.json").read_text())
+    assert (report["leftOut"], len(report["samples"])) == ([], 3)
+    for name in ("model.safetensors", "model-high-noise.safetensors"):
+        learned = load((job.output / name).read_bytes())
+        assert any(bool(one.any()) for key, one in learned.items() if "lora_B" in key)
 
 
 def test_neither_the_trial_before_training_nor_compiling_changes_what_is_learned(
