@@ -34,15 +34,21 @@ _LDM_OUTER = {
 
 def sd15_checkpoint(base: Path, target: Path, *, layers_per_block: int) -> Path:
     """UNet, VAE and text encoder of a Stable Diffusion 1.5 in one file."""
-    unet, vae, text = (weights_of(base / part) for part in ("unet", "vae", "text_encoder"))
-    whole = {
-        f"model.diffusion_model.{ldm_unet_name(name, layers_per_block)}": weight
-        for name, weight in unet.items()
-    }
-    whole |= _ldm_vae(vae)
-    prefix = "cond_stage_model.transformer.text_model"
-    whole |= {f"{prefix}.{name.removeprefix('text_model.')}": one for name, one in text.items()}
+    whole = _ldm(base, layers_per_block) | _clip(base, "cond_stage_model")
     return _written(whole, target)
+
+
+def sdxl_checkpoint(base: Path, target: Path, *, layers_per_block: int) -> Path:
+    """UNet, VAE and both text encoders of a Stable Diffusion XL in one file."""
+    second = _open_clip(weights_of(base / "text_encoder_2"))
+    whole = _ldm(base, layers_per_block) | _clip(base, "conditioner.embedders.0")
+    whole |= {f"conditioner.embedders.1.model.{name}": one for name, one in second.items()}
+    return _written(whole, target)
+
+
+def flux_checkpoint(base: Path, target: Path) -> Path:
+    """The transformer of a FLUX.1 in one file."""
+    return _written(flux_original(weights_of(base / "transformer")), target)
 
 
 def wan_checkpoint(base: Path, target: Path) -> Path:
@@ -101,6 +107,34 @@ def ldm_unet_name(name: str, layers_per_block: int) -> str:
     return f"{place}.{inner}"
 
 
+def _ldm(base: Path, layers_per_block: int) -> Weights:
+    """UNet and VAE of a Stable Diffusion."""
+    whole = {
+        f"model.diffusion_model.{ldm_unet_name(name, layers_per_block)}": weight
+        for name, weight in weights_of(base / "unet").items()
+    }
+    return whole | _ldm_vae(weights_of(base / "vae"))
+
+
+def _clip(base: Path, place: str) -> Weights:
+    """The text encoder, as transformers names its weights."""
+    return {
+        f"{place}.transformer.text_model.{name.removeprefix('text_model.')}": weight
+        for name, weight in weights_of(base / "text_encoder").items()
+    }
+
+
+def _open_clip(text: Weights) -> Weights:
+    """A text encoder as OpenCLIP names its weights, its projections fused."""
+    text = dict(text)
+    whole = {"text_projection": text.pop("text_projection.weight").T}
+    for query in [name for name in text if ".q_proj." in name]:
+        fused = [text.pop(query.replace(".q_proj.", f".{one}_proj.")) for one in "qkv"]
+        attention, ending = query.split(".q_proj.")
+        whole[_renamed(f"{attention}.in_proj_{ending}", _OPEN_CLIP)] = torch.cat(fused)
+    return whole | {_renamed(name, _OPEN_CLIP): weight for name, weight in text.items()}
+
+
 def _ldm_vae(vae: Weights) -> Weights:
     blocks = 1 + max(int(name.split(".")[2]) for name in vae if "encoder.down_blocks" in name)
     rules: dict[str, str | Callable[[re.Match[str]], str]] = {
@@ -125,6 +159,16 @@ def _ldm_vae(vae: Weights) -> Weights:
     return whole
 
 
+_OPEN_CLIP: dict[str, str | Callable[[re.Match[str]], str]] = {
+    r"^text_model\.embeddings\.position_embedding\.weight": "positional_embedding",
+    r"^text_model\.embeddings\.token_embedding": "token_embedding",
+    r"^text_model\.final_layer_norm": "ln_final",
+    r"^text_model\.encoder\.layers": "transformer.resblocks",
+    r"layer_norm(\d)": r"ln_\1",
+    r"self_attn\.": "attn.",
+    r"mlp\.fc1": "mlp.c_fc",
+    r"mlp\.fc2": "mlp.c_proj",
+}
 _WAN: dict[str, str | Callable[[re.Match[str]], str]] = {
     r"attn1\.": "self_attn.",
     r"attn2\.": "cross_attn.",

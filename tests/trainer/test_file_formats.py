@@ -19,6 +19,7 @@ from pytest import TempPathFactory
 from safetensors.torch import save_file
 from tests.trainer.families import CPU, MAKERS, adapt, opened
 from tests.trainer.original_layouts import ldm_unet_name, wan_name
+from tests.trainer.tiny_sdxl import SECOND_LAYERS
 
 from lora_api.reasons import Reason
 from lora_trainer.errors import TrainerError
@@ -58,7 +59,7 @@ TEXT_KEYS = {
     "sd15": {"text_encoder": "lora_te"},
     "sdxl": {"text_encoder": "lora_te1", "text_encoder_2": "lora_te2"},
 }
-TEXT_BLOCKS = {"sd15": 1, "sdxl": 2}
+TEXT_BLOCKS = {"lora_te": 1, "lora_te1": 2, "lora_te2": SECOND_LAYERS}
 CLIP_LAYERS = [f"self_attn_{one}_proj" for one in ("q", "k", "v", "out")] + ["mlp_fc1", "mlp_fc2"]
 
 
@@ -230,8 +231,8 @@ def test_adapted_text_encoders_have_kohya_names_and_come_back_as_they_were(
     save_file(tensors, path)
     assert {name.split(".")[0] for name in tensors if not name.startswith("lora_unet")} == {
         f"{prefix}_text_model_encoder_layers_{block}_{layer}"
-        for component, prefix in prefixes.items()
-        for block in range(TEXT_BLOCKS[recipe])
+        for prefix in prefixes.values()
+        for block in range(TEXT_BLOCKS[prefix])
         for layer in CLIP_LAYERS
     }
 

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel
-
-WIDTH = 32
-TOKENS = 16
+from tests.trainer.tiny_clip import WIDTH, make_clip
+from tests.trainer.tiny_vae import make_vae
+from transformers import CLIPTextModel
 
 
 def make_base_model(folder: Path) -> Path:
@@ -31,29 +30,8 @@ def make_base_model(folder: Path) -> Path:
         attention_head_dim=4,
         norm_num_groups=8,
     ).save_pretrained(folder / "unet")
-    AutoencoderKL(
-        block_out_channels=(8, 16, 16),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        latent_channels=4,
-        norm_num_groups=4,
-        layers_per_block=1,
-    ).save_pretrained(folder / "vae")
-    vocabulary = make_tokenizer(folder / "tokenizer")
-    CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=vocabulary,
-            hidden_size=WIDTH,
-            intermediate_size=2 * WIDTH,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=TOKENS,
-            projection_dim=WIDTH,
-            bos_token_id=vocabulary - 2,
-            eos_token_id=vocabulary - 1,
-            pad_token_id=vocabulary - 1,
-        )
-    ).save_pretrained(folder / "text_encoder")
+    make_vae(folder)
+    make_clip(CLIPTextModel, folder, layers=1)
     DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -86,22 +64,3 @@ def picture_of(index: int, *, side: int = 72) -> Image.Image:
     """One picture, the same for the same index."""
     colours = np.random.default_rng(index).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(colours).resize((side, side), Image.Resampling.NEAREST)
-
-
-def make_tokenizer(folder: Path) -> int:
-    """A CLIP tokenizer of single letters; returns the size of its vocabulary."""
-    letters = [chr(code) for code in range(33, 127)]
-    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    folder.mkdir(parents=True)
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    settings = {
-        "tokenizer_class": "CLIPTokenizer",
-        "model_max_length": TOKENS,
-        "bos_token": "<|startoftext|>",
-        "eos_token": "<|endoftext|>",
-        "unk_token": "<|endoftext|>",
-        "pad_token": "<|endoftext|>",
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    return len(words)

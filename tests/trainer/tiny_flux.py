@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
-from tests.trainer import tiny, tiny_t5
-from tests.trainer.tiny_clip import make_clip
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from tests.trainer import tiny_t5
+from tests.trainer.tiny_clip import WIDTH, make_clip
+from tests.trainer.tiny_vae import make_vae
 from transformers import CLIPTextModel, T5Config, T5EncoderModel
 
 
@@ -21,22 +22,17 @@ def make_flux(folder: Path) -> Path:
         attention_head_dim=16,
         num_attention_heads=2,
         joint_attention_dim=tiny_t5.WIDTH,
-        pooled_projection_dim=tiny.WIDTH,
+        pooled_projection_dim=WIDTH,
         guidance_embeds=True,
         axes_dims_rope=(4, 4, 8),
     ).save_pretrained(folder / "transformer")
-    AutoencoderKL(
-        block_out_channels=(8, 16, 16),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        latent_channels=4,
-        norm_num_groups=4,
-        layers_per_block=1,
+    make_vae(
+        folder,
         scaling_factor=0.3611,
         shift_factor=0.1159,
         use_quant_conv=False,
         use_post_quant_conv=False,
-    ).save_pretrained(folder / "vae")
+    )
     make_clip(CLIPTextModel, folder)
     tiny_t5.make_t5(T5EncoderModel, T5Config, folder, suffix="_2")
     FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True).save_pretrained(

@@ -4,10 +4,14 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
-from tests.trainer.tiny import WIDTH
-from tests.trainer.tiny_clip import make_clip
+from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
+from tests.trainer.tiny_clip import WIDTH, make_clip
+from tests.trainer.tiny_vae import make_vae
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+# As in the original, by which its checkpoints are known: wider than the first, and deeper.
+SECOND_WIDTH = 48
+SECOND_LAYERS = 10
 
 
 def make_sdxl(folder: Path) -> Path:
@@ -23,22 +27,20 @@ def make_sdxl(folder: Path) -> Path:
         attention_head_dim=(2, 4),
         norm_num_groups=8,
         use_linear_projection=True,
-        cross_attention_dim=2 * WIDTH,
+        cross_attention_dim=WIDTH + SECOND_WIDTH,
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=6 * 8 + WIDTH,
+        projection_class_embeddings_input_dim=6 * 8 + SECOND_WIDTH,
     ).save_pretrained(folder / "unet")
-    AutoencoderKL(
-        block_out_channels=(8, 16, 16),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        latent_channels=4,
-        norm_num_groups=4,
-        layers_per_block=1,
-        scaling_factor=0.13025,
-    ).save_pretrained(folder / "vae")
+    make_vae(folder, scaling_factor=0.13025)
     make_clip(CLIPTextModel, folder)
-    make_clip(CLIPTextModelWithProjection, folder, suffix="_2")
+    make_clip(
+        CLIPTextModelWithProjection,
+        folder,
+        suffix="_2",
+        layers=SECOND_LAYERS,
+        width=SECOND_WIDTH,
+    )
     EulerDiscreteScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
     ).save_pretrained(folder / "scheduler")
