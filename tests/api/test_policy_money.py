@@ -168,6 +168,8 @@ def test_a_month_s_money_from_the_first_warning_to_the_last_refusal(
     spent = Decimal(spending(api, namespace)["amount"])
     assert Decimal("3.6") <= spent < 4
     assert operator.metric("loratraining_policy_budget") == 4
+    assert operator.metric("loratraining_policy_alert_ratio") == 0.75
+    assert operator.metric("loratraining_policy_expensive_runs") == 1
     eventually(
         lambda: operator.metric("loratraining_policy_spent") >= float(spent), "the metric tells it"
     )
