@@ -148,7 +148,8 @@ class Actor:
         # they end, and by then it is suspended.
         for pod in seen.live_pods:
             await self._try_evict(seen, pod)
-        return await self._set_job(seen, {"suspend": True})
+        # What we hold back ourselves is nobody else's doing: a run may make room more than once.
+        return await self._set_job(seen, {"suspend": True}, annotations={RESUMED_ANNOTATION: None})
 
     async def _resume(self, seen: Observed) -> Observed:
         changes = {"suspend": False, "parallelism": 1}

@@ -254,7 +254,7 @@ def test_the_policy_tells_who_runs_who_waits_and_that_another_one_does_not_act(
     assert (conditions[0]["type"], conditions[0]["status"]) == ("Acting", "False")
 
 
-def test_a_run_of_a_lower_class_makes_room_and_goes_on_later(
+def test_a_run_of_a_lower_class_makes_room_and_goes_on_later_as_often_as_it_takes(
     api: ApiServer, namespace: str, operators: tuple[Operator, Operator], apply: Apply
 ) -> None:
     operator, _ = operators
@@ -268,11 +268,12 @@ def test_a_run_of_a_lower_class_makes_room_and_goes_on_later(
     operator.start()
     low = apply("low")
     low.is_in("Pending", "PodPending")
-    urgent = Stage(api, a_run(namespace, "urgent", "ben").with_spec("priorityClassName", "high"))
-    urgent.apply()
-    low.is_in("Queued", "Queued")
-    assert low.job()["spec"]["suspend"] is True
-    urgent.is_in("Pending", "PodPending")
-    api.delete(TRAININGS, namespace, "urgent")
-    low.is_in("Pending", "PodPending")
-    assert low.job()["spec"]["suspend"] is False
+    for name in ("urgent", "as-urgent"):
+        urgent = Stage(api, a_run(namespace, name, "ben").with_spec("priorityClassName", "high"))
+        urgent.apply()
+        low.is_in("Queued", "Queued")
+        assert low.job()["spec"]["suspend"] is True
+        urgent.is_in("Pending", "PodPending")
+        api.delete(TRAININGS, namespace, name)
+        low.is_in("Pending", "PodPending")
+        assert low.job()["spec"]["suspend"] is False
