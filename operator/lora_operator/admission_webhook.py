@@ -83,7 +83,7 @@ class AdmissionWebhook:
                 return
             log(
                 "refused at admission",
-                run=f"{body['metadata']['namespace']}/{body['metadata'].get('name', '')}",
+                run=_name_of(body),
                 reason=refused.reason,
                 dry_run=dryrun,
             )
@@ -106,8 +106,7 @@ class AdmissionWebhook:
             log(
                 "not judged at admission, so let through",
                 level=logging.WARNING,
-                run=f"{body.get('metadata', {}).get('namespace')}/"
-                f"{body.get('metadata', {}).get('name')}",
+                run=_name_of(body),
                 reason=getattr(error, "reason", type(error).__name__),
                 message=error,
             )
@@ -165,6 +164,11 @@ class AdmissionWebhook:
                     message=error,
                 )
             await asyncio.sleep(TRY_AGAIN_SECONDS)
+
+
+def _name_of(body: Mapping[str, Any]) -> str:
+    meta = body.get("metadata") or {}
+    return f"{meta.get('namespace', '')}/{meta.get('name', '')}"
 
 
 def _is_no_refusal(record: logging.LogRecord) -> bool:

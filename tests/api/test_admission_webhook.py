@@ -21,7 +21,7 @@ from cryptography import x509
 from tests.api.operator_process import ApiServer, Object, Operator, eventually
 from tests.builders import ATraining, a_training
 
-from lora_api import API_VERSION
+from lora_api import API_VERSION, GROUP
 from lora_api.policy import ACTING_POLICY, POLICY_KIND
 from lora_api.policy_ledger import LEDGER_KIND
 from lora_cluster.light import LightCluster
@@ -280,3 +280,20 @@ def test_the_chart_makes_a_certificate_for_its_service_and_keeps_it_over_upgrade
         *(f"--namespace={release}", "--set=replicas=2", *WITH_WEBHOOK),
     )
     assert trusted_and_held() == first
+
+
+def test_the_chart_gives_the_operator_the_right_that_the_webhook_needs(
+    api: ApiServer, release: str
+) -> None:
+    def may(verb: str) -> bool:
+        attributes = {"group": GROUP, "resource": LEDGERS.plural, "verb": verb}
+        account = f"system:serviceaccount:{release}:{release}"
+        spec = {"user": account, "resourceAttributes": {**attributes, "namespace": "default"}}
+        answer = api.request(
+            "POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", {"spec": spec}
+        )
+        return bool(answer["status"]["allowed"])
+
+    eventually(lambda: may("get"), "the operator may read a ledger")
+    assert may("list")
+    assert not may("delete")
