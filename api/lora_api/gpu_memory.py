@@ -77,6 +77,12 @@ class Architecture:
     """Weights of the text encoders, in the precision that they run in."""
 
 
+# Text encoders: CLIP in float32, those of T5's kind in bfloat16.
+_CLIP_BYTES = 4 * 123_060_480
+_SECOND_CLIP_BYTES = 4 * 694_659_840
+_T5_BYTES = 2 * 4_762_310_656
+_UMT5_BYTES = 2 * 5_680_910_336
+
 ARCHITECTURES: Mapping[str, Architecture] = {
     "sd15": Architecture(
         weights=859_520_964,
@@ -84,7 +90,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         kept_bytes=252_658,
         checkpointed_bytes=36_470,
         blocks=10,
-        text_bytes=4 * 123_060_480,
+        text_bytes=_CLIP_BYTES,
     ),
     "sdxl": Architecture(
         weights=2_567_463_684,
@@ -92,7 +98,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         kept_bytes=473_655,
         checkpointed_bytes=29_780,
         blocks=10,
-        text_bytes=4 * (123_060_480 + 694_659_840),
+        text_bytes=_CLIP_BYTES + _SECOND_CLIP_BYTES,
     ),
     "flux": Architecture(
         weights=11_901_408_320,
@@ -100,7 +106,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         kept_bytes=1_943_874,
         checkpointed_bytes=100_227,
         blocks=57,
-        text_bytes=2 * 4_762_310_656 + 4 * 123_060_480,
+        text_bytes=_T5_BYTES + _CLIP_BYTES,
     ),
     "wan-1.3B": Architecture(
         weights=1_418_996_800,
@@ -108,7 +114,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         kept_bytes=847_262,
         checkpointed_bytes=24_667,
         blocks=30,
-        text_bytes=2 * 5_680_910_336,
+        text_bytes=_UMT5_BYTES,
     ),
     "wan-14B": Architecture(
         weights=14_288_491_584,
@@ -116,7 +122,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         kept_bytes=3_442_883,
         checkpointed_bytes=107_817,
         blocks=40,
-        text_bytes=2 * 5_680_910_336,
+        text_bytes=_UMT5_BYTES,
     ),
 }
 # What is placed by too much waits longer; what is placed by too little fails after its start.

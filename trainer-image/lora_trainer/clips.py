@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from lora_trainer.disk import sha256_of_file
 from lora_trainer.lookalikes import likeness_of
-from lora_trainer.pictures import Bounds, Picture, PictureError, check_bounds, first_line
+from lora_trainer.pictures import Bounds, Picture, PictureError, check_bounds, refused_as
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -61,19 +61,15 @@ def check_clip(path: Path, *, name: str, frames: int, bounds: Bounds) -> Picture
     Raises:
         PictureError: Why it can't be trained on.
     """
-    try:
+    found = 0
+    with refused_as("is a damaged video"):
         with _opened(path) as container:
             _check_length(container)
-        found = 0
         for image in read_frames(path, count=frames):
             if not found:
                 first = image
                 check_bounds(*image.size, path.stat().st_size, bounds)
             found += 1
-    except PictureError:
-        raise
-    except Exception as error:  # whatever a decoder raises on broken data, the file is at fault
-        raise PictureError(f"is a damaged video ({first_line(error)})") from error
     if not found:
         raise PictureError("is a video without a frame that can be decoded")
     if found < min(5, frames):

@@ -4,7 +4,8 @@ A module of its own because it is the trainer's face to files that anyone may ha
 check looks at content, not at names, and every refusal says why.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -94,13 +95,27 @@ def check_picture(path: Path, *, name: str, bounds: Bounds) -> Picture:
     size_bytes = path.stat().st_size
     if not size_bytes:
         raise PictureError("is empty")
+    with refused_as("is damaged"), _room_for(path):
+        return _look(path, name=name, size_bytes=size_bytes, bounds=bounds)
+
+
+@contextmanager
+def refused_as(words: str) -> Iterator[None]:
+    """Make a refusal of whatever a decoder raises: on broken data the file is at fault.
+
+    Args:
+        words: What the file is.
+
+    Raises:
+        PictureError: Those words and the decoder's own.
+    """
     try:
-        with _room_for(path):
-            return _look(path, name=name, size_bytes=size_bytes, bounds=bounds)
+        yield
     except PictureError:
         raise
-    except Exception as error:  # whatever a decoder raises on broken data, the file is at fault
-        raise PictureError(f"is damaged ({first_line(error)})") from error
+    except Exception as error:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+        raise PictureError(f"{words} ({line})") from error
 
 
 def check_bounds(width: int, height: int, size_bytes: int, bounds: Bounds) -> None:
@@ -139,12 +154,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return Image.alpha_composite(white, layers).convert("RGB")
     # Large pictures are not copied for nothing.
     return upright if upright.mode == "RGB" else upright.convert("RGB")
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what a library says is wrong."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:120]
 
 
 def _open(path: Path) -> Image.Image:
