@@ -186,6 +186,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--small-steps", type=int, default=60, help="on the small base; 0: none")
     parser.add_argument("--full-steps", type=int, default=12, help="at SD 1.5's size; 0: none")
     parser.add_argument(
+        "--only", default="", help="scenarios whose name has this, e.g. SDXL; default: all"
+    )
+    parser.add_argument(
         "--tiny",
         action="store_true",
         help="the GPU's scenarios alone, with miniatures: to see anywhere that they run",
@@ -221,6 +224,8 @@ def main() -> None:
     name = "trainer-tiny.json" if given.tiny else "trainer.json"
     results: list[dict[str, Any]] = []
     for scenario in planned:
+        if given.only not in scenario.name:
+            continue
         result: dict[str, Any] = {"scenario": scenario.name}
         if scenario.needs_gpu and not _has_gpu():
             result |= {"status": "not run: no GPU"}

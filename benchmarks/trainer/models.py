@@ -63,7 +63,13 @@ def miniature(recipe: str, folder: Path) -> Path:
         recipe: The family.
         folder: Left alone where the model is there already.
     """
-    return folder if (folder / "model_index.json").exists() else MAKERS[recipe](folder)
+    if (folder / "model_index.json").exists():
+        return folder
+    MAKERS[recipe](folder)
+    if recipe == "flux":  # diffusers' script pads to the published length, whatever the model has
+        _write(_clip(CLIPTextModel, **_SMALL_CLIP), torch.float32, folder / "text_encoder")
+        _lengthen(folder / "tokenizer")
+    return folder
 
 
 def published(recipe: str, folder: Path) -> Path:
@@ -123,6 +129,13 @@ def _t5(kind: Callable[..., Any], config: Callable[..., Any]) -> Callable[[], An
     return lambda: kind(config(vocab_size=98, feed_forward_proj="gated-gelu", **sizes))
 
 
+_SMALL_CLIP = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "projection_dim": 32,
+}
 _CLIP_L = {
     "hidden_size": 768,
     "intermediate_size": 3072,

@@ -16,6 +16,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+# Strength is compared in each eighth layer: FLUX's and WAN's matrices are large.
+_EACH = 8
+
 # Its published settings of each model, as its own detection finds them in the weights.
 _UNET: dict[str, Any] = {
     "use_checkpoint": False,
@@ -125,8 +128,10 @@ def _read(
     patches = loaders.load_lora(lora, names)
     read: set[str] = set()
     worst = 0.0
-    for target, patch in patches.items():
+    for place, (target, patch) in enumerate(patches.items()):
         read |= set(patch.loaded_keys)
+        if place % _EACH:
+            continue
         # A part of a weight is named with its place: FLUX's q, k and v are one matrix there.
         weight, part = (target, None) if isinstance(target, str) else (target[0], target[1])
         size = list(shapes[weight])

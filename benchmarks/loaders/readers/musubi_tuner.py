@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+# Strength is compared in each eighth layer: WAN's matrices are large.
+_EACH = 8
 SIZES = {
     "wan 1.3B": {"dim": 1536, "num_heads": 12, "ffn_dim": 8960, "num_layers": 30},
     "wan 14B": {"dim": 5120, "num_heads": 40, "ffn_dim": 13824, "num_layers": 40},
@@ -43,7 +45,7 @@ def _read(family: str, path: str, scale: float) -> dict[str, Any]:
     network.apply_to(None, model, apply_text_encoder=False)
     found = network.load_state_dict(converted, strict=False)
     worst = 0.0
-    for layer in network.unet_loras:
+    for layer in network.unet_loras[::_EACH]:
         up, down = (converted[f"{layer.lora_name}.lora_{side}.weight"] for side in ("up", "down"))
         worst = max(worst, float((layer.get_weight(1.0) - scale * (up @ down)).abs().max()))
     return {

@@ -18,6 +18,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+# Strength is compared in each eighth layer: FLUX's matrices are large.
+_EACH = 8
 CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12}
 CLIP_L |= {"num_attention_heads": 12, "projection_dim": 768}
 CLIP_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32}
@@ -68,7 +70,7 @@ def _read(family: str, path: str, scale: float) -> dict[str, Any]:
     found = network.load_state_dict(dict(weights), strict=False)
     layers = network.text_encoder_loras + network.unet_loras
     worst = 0.0
-    for layer in layers:
+    for layer in layers[::_EACH]:
         up, down = (weights[f"{layer.lora_name}.lora_{side}.weight"] for side in ("up", "down"))
         change = layer.get_weight(1.0)
         wanted = scale * (up.flatten(1) @ down.flatten(1)).reshape(change.shape)
