@@ -63,6 +63,9 @@ def look_at(space: Namespace, seen: Observed, *, price: Decimal) -> tuple[Namesp
         space = gate.adopt(space, applicant)
     space, answer = gate.ask(space, applicant)
     if answer is None:
+        if run.uid in space.waiting:
+            # The status of a run that has just made room still tells what it did before.
+            sight = replace(sight, state=RunState.WAITING)
         space = gate.note(space, run.uid, sight, created_at=run.created_at)
     return space, answer
 

@@ -213,6 +213,21 @@ def test_the_environment_is_asked_after_the_command_line() -> None:
     assert settings.lease_namespace == "lora-system"
 
 
+def test_gpus_have_the_name_that_the_operator_is_given() -> None:
+    environment = {"LORA_OPERATOR_GPU_MEMORY_LABEL": "team/mib"}
+    gpu = parse(["--gpu-resource=amd.com/gpu"], environment).gpu
+    assert (gpu.resource_name, gpu.memory_label) == ("amd.com/gpu", "team/mib")
+    assert parse([], {}).gpu.resource_name is None
+
+
+def test_a_name_that_no_resource_can_have_is_refused_with_the_reason(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--gpu-resource=gpu"], {})
+    assert "must be a resource's name such as nvidia.com/gpu" in capsys.readouterr().err
+
+
 REQUESTS = {
     "a list of all namespaces": ("GET", JOBS.path(), False, ("list", "jobs")),
     "a list of one namespace": ("GET", JOBS.path("studio"), False, ("list", "jobs")),

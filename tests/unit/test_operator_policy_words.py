@@ -221,9 +221,10 @@ def test_a_preempted_run_leaves_its_gpus_to_whom_it_made_room_for() -> None:
     at_work = seen().with_job().with_pods(a_pod().placed().running())
     space, word = look(space, at_work)
     assert word.permission is Permission.WITHDRAWN
-    space, word = look(space, seen().with_job(a_job().suspended()))
+    space, word = look(space, at_work.settled().with_pods().with_job(a_job().suspended()))
     assert word.permission is Permission.AWAITED
     assert list(space.working) == ["u-urgent"]
+    assert state_in(space) is RunState.WAITING, "or the next leader would resume it"
 
 
 def suspended_while(sight: ASight) -> ASight:
