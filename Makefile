@@ -20,7 +20,7 @@ STEADY ?= 0
 
 .PHONY: help setup generate lock lint test test-unit test-api test-trainer test-e2e \
         cluster images install demo down clean bench bench-trainer bench-cluster simulate-policy \
-        bench-operator chaos chaos-trainer check-loaders
+        bench-operator bench-policy chaos chaos-trainer check-loaders
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -112,6 +112,9 @@ check-loaders: $(STAMP) ## Our files read by ComfyUI, sd-scripts and musubi-tune
 
 bench-operator: $(STAMP) ## Runs by the thousand on a real control plane (RUNS=1000 STEADY=0)
 	$(BIN)/python -m benchmarks.operator.measure --runs 100 300 $(RUNS) --steady $(STEADY)
+
+bench-policy: $(STAMP) ## What a namespace's policy costs the operator, per run that waits
+	$(BIN)/python -m benchmarks.operator.policy
 
 bench-cluster: $(STAMP) ## Stop and start the local cluster, timed
 	$(BIN)/python benchmarks/cluster_up/measure.py
