@@ -13,11 +13,11 @@ waited for backfillSeconds, or the first is held back by a limit of its own user
 from __future__ import annotations
 
 import heapq
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum, auto
-from itertools import groupby
 
 from lora_api.policy import TrainingPolicySpec
 
@@ -138,12 +138,11 @@ def in_order(
         policy: Of the namespace.
         now: The present.
     """
-
-    def level(run: Waiting) -> int:
-        return level_of(run, policy, now)
-
-    for _, group in groupby(sorted(waiting, key=level, reverse=True), key=level):
-        heap = [_place(run, held) for run in group]
+    levels: defaultdict[int, list[Waiting]] = defaultdict(list)
+    for run in waiting:
+        levels[level_of(run, policy, now)].append(run)
+    for level in sorted(levels, reverse=True):
+        heap = [_place(run, held) for run in levels[level]]
         heapq.heapify(heap)
         while heap:
             place = heapq.heappop(heap)
