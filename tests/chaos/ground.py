@@ -32,6 +32,7 @@ STANDIN = Path(__file__).parent / "standin.py"
 EVIDENCE = Path("build/chaos")
 REPLICAS = 2
 PATIENCE_SECONDS = 120.0
+FINAL_ANSWERS = {HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT}
 Object = dict[str, Any]
 T = TypeVar("T")
 UNREACHABLE = (ApiException, urllib3.exceptions.HTTPError, OSError, ServerError)
@@ -122,7 +123,7 @@ class Ground:
                     GROUP, VERSION, self.namespace, PLURAL, body
                 )
             except ApiException as error:
-                if error.status != 409:
+                if error.status != HTTPStatus.CONFLICT:
                     raise
 
         persist(create)
@@ -233,14 +234,18 @@ class Ground:
 
 
 def persist(do: Callable[[], T]) -> T:
-    """Do something against an API server that may be down for a moment."""
+    """Do something against an API server that may be down for a moment.
+
+    One that has just started refuses what it will accept, too, until it has read its roles and
+    policies; only that something is not there, or is there already, is its word from the first.
+    """
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
             return do()
         except UNREACHABLE as error:
-            is_refused = isinstance(error, ApiException) and 400 <= (error.status or 0) < 429
-            if is_refused or time.monotonic() > deadline:
+            is_final = isinstance(error, ApiException) and error.status in FINAL_ANSWERS
+            if is_final or time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
 
@@ -249,7 +254,7 @@ def _unless_changed(do: Callable[[], object]) -> None:
     try:
         do()
     except ApiException as error:
-        if error.status not in {HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT}:
+        if error.status not in FINAL_ANSWERS:
             raise
 
 
