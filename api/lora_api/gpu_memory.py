@@ -139,8 +139,8 @@ def gpu_memory_mib(
 ) -> int:
     """Memory that a training needs on each GPU, in MiB; an estimate (see the module).
 
-    `optimization.memory: auto` counts as checkpointing, which costs time but no precision; a run
-    that may also be squeezed into less says fp8 or nf4.
+    `optimization.memory: auto` counts as checkpointing, which costs time but no precision; what it
+    can be squeezed into is what fp8 or nf4 need.
 
     Args:
         recipe: A key of `RECIPES`.
