@@ -13,13 +13,12 @@ from lora_api.progress import Stage
 from lora_trainer import results
 from lora_trainer.errors import InterruptedRunError
 from lora_trainer.progress import ProgressBoard
-from lora_trainer.recipes import Recipe, sd15
+from lora_trainer.recipes import Recipe, unet
+from lora_trainer.recipes.pipelines import PipelineSampler
 from lora_trainer.sample import SEEDS_PER_PROMPT
 from lora_trainer.score import held_out_score
 
 Room = Callable[[int], bool]
-# The sampler's own class: the tests stand between it and the model.
-_SAMPLER = sd15._PipelineSampler
 
 
 def _out_of_memory(*_: object, **__: object) -> None:
@@ -28,7 +27,7 @@ def _out_of_memory(*_: object, **__: object) -> None:
 
 def _with_room_for(room: Room, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A device that draws so many pictures at once; returns how many were asked for, each time."""
-    honest: Any = _SAMPLER.draw
+    honest: Any = PipelineSampler.draw
     asked: list[int] = []
 
     def draw(self: object, *, seeds: Sequence[int], **rest: object) -> object:
@@ -37,7 +36,7 @@ def _with_room_for(room: Room, monkeypatch: pytest.MonkeyPatch) -> list[int]:
             _out_of_memory()
         return honest(self, seeds=seeds, **rest)
 
-    monkeypatch.setattr(_SAMPLER, "draw", draw)
+    monkeypatch.setattr(PipelineSampler, "draw", draw)
     return asked
 
 
@@ -69,8 +68,8 @@ def test_where_a_batch_does_not_fit_pictures_are_drawn_one_at_a_time(
 
 # What has no room, and what the result must say is missing.
 NO_ROOM: dict[str, tuple[tuple[object, str], list[str]]] = {
-    "to draw": ((_SAMPLER, "draw"), ["samples"]),
-    "for the VAE that draws": ((sd15, "_load_vae"), ["samples"]),
+    "to draw": ((PipelineSampler, "draw"), ["samples"]),
+    "for the VAE that draws": ((unet, "load_vae"), ["samples"]),
     "to score": ((results, "held_out_score"), ["held-out loss"]),
 }
 
@@ -102,7 +101,7 @@ def _breaking(*_: object, **__: object) -> None:
 
 
 BROKEN: dict[str, tuple[tuple[object, str], str]] = {
-    "drawing": ((_SAMPLER, "draw"), "samples"),
+    "drawing": ((PipelineSampler, "draw"), "samples"),
     "scoring": ((results, "held_out_score"), "held-out loss"),
 }
 
