@@ -77,3 +77,15 @@ def an_interruption(*, step: int, total_steps: int = 100) -> str:
         .to_termination_message()
         .decode()
     )
+
+
+NO_CHECKPOINT = (
+    Result(
+        outcome=Outcome.SUCCEEDED,
+        reason=Reason.COMPLETED,
+        message="There is nothing to publish: no checkpoint had been written.",
+        retryable=False,
+    )
+    .to_termination_message()
+    .decode()
+)

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from lora_api.progress import Progress, Stage
 from lora_api.status import LoRATrainingStatus
-from lora_operator.labels import job_name, upload_job_name
+from lora_operator.labels import job_name, partial_job_name, tidy_job_name, upload_job_name
 from lora_operator.rules.decide import decide
 from lora_operator.state.decision import Decision
 from lora_operator.state.reading import read_claim, read_job, read_pod
@@ -49,6 +49,14 @@ class ASight:
         bodies = tuple(read_pod(pod.stored()) for pod in pods)
         name = upload_job_name(self.training.name)
         return self._with(upload_job=_read(job, name), upload_pods=bodies)
+
+    def with_partial_job(self, job: AJob, *pods: APod) -> Self:
+        bodies = tuple(read_pod(pod.stored()) for pod in pods)
+        name = partial_job_name(self.training.name)
+        return self._with(partial_job=_read(job, name), partial_pods=bodies)
+
+    def with_tidy_job(self, job: AJob) -> Self:
+        return self._with(tidy_job=_read(job, tidy_job_name(self.training.name)))
 
     def unmoved_for(self, seconds: float) -> Self:
         """What the trainer tells has not changed for so long."""

@@ -14,7 +14,13 @@ from lora_api.exit_codes import ExitCode
 from lora_api.progress import Progress, Stage
 from lora_api.status import Phase
 from lora_api.training import WorkspaceType
-from lora_operator.labels import job_name, upload_job_name, workspace_name
+from lora_operator.labels import (
+    job_name,
+    partial_job_name,
+    tidy_job_name,
+    upload_job_name,
+    workspace_name,
+)
 from lora_operator.state.decision import Action
 from lora_operator.state.last_codes import KILLED, LAST_CODES
 from lora_operator.state.views import Claim, Container, Job, Observed, Pod, Refusal, Refused
@@ -23,7 +29,19 @@ from tests.results import a_bad_result, a_good_result
 from tests.sights import a_progress
 
 UPLOAD = upload_job_name("anna")
-CREATES = {Action.CREATE_WORKSPACE, Action.CREATE_JOB, Action.CREATE_UPLOAD_JOB}
+PARTIAL = partial_job_name("anna")
+TIDY = tidy_job_name("anna")
+ERRANDS = {
+    Action.CREATE_UPLOAD_JOB: UPLOAD,
+    Action.CREATE_PARTIAL_JOB: PARTIAL,
+    Action.CREATE_TIDY_JOB: TIDY,
+}
+ENDS_OF_ERRANDS = {
+    Action.DELETE_UPLOAD_JOB: UPLOAD,
+    Action.DELETE_PARTIAL_JOB: PARTIAL,
+    Action.DELETE_TIDY_JOB: TIDY,
+}
+CREATES = {Action.CREATE_WORKSPACE, Action.CREATE_JOB, *ERRANDS}
 STAGES = (Stage.FETCH, Stage.TRAIN, Stage.SAVE, Stage.SAMPLE, Stage.PUBLISH)
 
 
@@ -81,12 +99,17 @@ class World:
             progress=_progress(latest) if latest is not None else None,
             progress_moved_at=_moved_at(latest) if latest is not None else None,
             claim_refused=self._refusal(Action.CREATE_WORKSPACE),
-            job_refused=self._refusal(Action.CREATE_JOB) or self._refusal(Action.CREATE_UPLOAD_JOB),
+            job_refused=next(filter(None, map(self._refusal, [Action.CREATE_JOB, *ERRANDS])), None),
             other_jobs=tuple(
-                other for name, other in self.jobs.items() if name not in {run.job_name, UPLOAD}
+                other
+                for name, other in self.jobs.items()
+                if name not in {run.job_name, *ERRANDS.values()}
             ),
             upload_job=self.jobs.get(UPLOAD),
             upload_pods=self._views(UPLOAD),
+            partial_job=self.jobs.get(PARTIAL),
+            partial_pods=self._views(PARTIAL),
+            tidy_job=self.jobs.get(TIDY),
         )
 
     def _refusal(self, action: Action) -> Refused | None:
@@ -133,8 +156,10 @@ class World:
             case Action.CREATE_JOB:
                 self.made.append(job)
                 self._make(job, suspended=self.training.run().queue is not None)
-            case Action.CREATE_UPLOAD_JOB:
-                self._make(UPLOAD, suspended=False)
+            case _ if action in ERRANDS:
+                self._make(ERRANDS[action], suspended=False)
+            case _ if action in ENDS_OF_ERRANDS:
+                self.delete_job(ENDS_OF_ERRANDS[action])
             case Action.SUSPEND_JOB:
                 self.evict(job)
                 self.set_suspended(job, suspended=True)
@@ -144,8 +169,6 @@ class World:
                 self.evict(job)
             case Action.DELETE_JOB:
                 self.delete_job(job)
-            case Action.DELETE_UPLOAD_JOB:
-                self.delete_job(UPLOAD)
             case Action.DELETE_OTHER_JOBS:
                 for other in self.observe().other_jobs:
                     self.delete_job(other.name)
@@ -162,7 +185,7 @@ class World:
                 uid=f"uid of {name}",
                 created_at=self.now,
                 suspended=suspended,
-                queue=None if name == UPLOAD else self.training.run().queue,
+                queue=None if name in ERRANDS.values() else self.training.run().queue,
             )
 
     def set_suspended(self, name: str, *, suspended: bool) -> None:
@@ -213,7 +236,7 @@ class World:
             code = pod.view.container.exit_code
             if code == ExitCode.OK:
                 self.jobs[name] = replace(job, completed_at=self.now)
-            elif name == UPLOAD:
+            elif name in ERRANDS.values():
                 self._fail(name, "BackoffLimitExceeded")
             elif pod.view.disrupted is not None or code == ExitCode.INTERRUPTED:
                 continue
@@ -282,6 +305,8 @@ class World:
             container = Container(running=True, started_at=self.now)
             pod.moved_at = self.now
             pod.view = replace(pod.view, phase="Running", container=container)
+        elif pod.job in {PARTIAL, TIDY}:
+            self.end(pod, ExitCode.OK)
         elif pod.stage < len(STAGES) - 1:
             pod.stage += 1
             pod.moved_at = self.now

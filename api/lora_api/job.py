@@ -23,6 +23,10 @@ from lora_api.settings import (
 JOB_ENVIRONMENT_VARIABLE = "LORA_JOB"
 WORKSPACE_ENVIRONMENT_VARIABLE = "LORA_WORKSPACE"
 TERMINATION_LOG_ENVIRONMENT_VARIABLE = "LORA_TERMINATION_LOG"
+# The trainer's commands: a run, and what may be done after one that ended early.
+RUN = "run"
+PUBLISH_PARTIAL = "publish-partial"
+REMOVE_COPY = "remove-copy"
 BUILT_IN_RECIPES = tuple(RECIPES)
 PROGRESS_PORT = 8080
 

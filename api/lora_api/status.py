@@ -143,6 +143,28 @@ class ArtifactStatus(LenientDocument):
     """URI of report.json with all settings, figures and file digests."""
 
 
+class PartialStatus(LenientDocument):
+    """What a cancelled run had trained by its last checkpoint."""
+
+    uri: Annotated[str, Field(max_length=1100)] | None = None
+    """URI of partial/model.safetensors; absent where no checkpoint had been written."""
+
+    digest: Digest | None = None
+    """sha256 of the file."""
+
+    size_bytes: Count | None = None
+    """Size of the file in bytes."""
+
+    format: Annotated[str, Field(max_length=64)] | None = None
+    """Key format: kohya."""
+
+    step: Count = 0
+    """Optimiser steps that are in it."""
+
+    total_steps: Count = 0
+    """Optimiser steps that were wanted."""
+
+
 class ValidationStatus(LenientDocument):
     """How good the LoRA is: what was measured against the base model, and the gate's verdict."""
 
@@ -352,11 +374,18 @@ class LoRATrainingStatus(LenientDocument):
     artifact: ArtifactStatus | None = None
     """The stored LoRA."""
 
+    partial: PartialStatus | None = None
+    """The LoRA as far as it was trained, where spec.cancel.keepPartial asked for it."""
+
     trained: TrainedStatus | None = None
     """That the LoRA is trained, and where it lies until it is stored."""
 
     upload: UploadStatus | None = None
     """Repeated tries to store the LoRA, where it is trained but could not be stored."""
+
+    workspace_copy_removed_at: AwareDatetime | None = None
+    """When the copy of an Ephemeral workspace was removed from the output's bucket, where the run
+    did not remove it itself."""
 
     validation: ValidationStatus | None = None
     """How good the LoRA is, against the base model."""

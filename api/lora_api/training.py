@@ -179,8 +179,9 @@ class RetentionSettings(Document):
 
     workspace: WorkspaceRetention = WorkspaceRetention.DELETE
     """Delete: the claim goes with the Job. Retain: it stays until the run is deleted.
-    RetainOnFailure: it stays where the run did not complete. A workspace that may hold the only
-    copy of a trained LoRA is never deleted."""
+    RetainOnFailure: it stays where the run did not complete. The same holds for an Ephemeral
+    workspace's copy in the bucket. A workspace that may hold the only copy of a trained LoRA is
+    never deleted."""
 
     ttl_seconds: Annotated[int, Field(ge=0, le=315_360_000)] | None = None
     """Seconds after its end at which the run itself is deleted, with all that is left of it.
@@ -191,8 +192,8 @@ class CancelSettings(Document):
     """How the run is ended."""
 
     keep_partial: bool = False
-    """Whether the workspace with the last checkpoint, which holds the LoRA as far as it is trained,
-    stays until the run is deleted."""
+    """Whether the LoRA of the last checkpoint is stored under partial/ of the output, by a Job
+    without a GPU. Where that fails the workspace stays until the run is deleted."""
 
 
 FIXED_RULES = (

@@ -7,7 +7,8 @@ stranger's or gone), and all acts have to tell them apart in the same way.
 from dataclasses import replace
 
 from lora_api.policy import GpuSettings
-from lora_operator.builders.job import build_job, build_upload_job
+from lora_operator.builders.errands import build_partial_job, build_tidy_job, build_upload_job
+from lora_operator.builders.job import build_job
 from lora_operator.builders.ownership import is_left_by_predecessor, is_owned_by
 from lora_operator.builders.placement import placed
 from lora_operator.builders.succession import with_trainer_of
@@ -34,6 +35,13 @@ from lora_operator.state.views import Job, Observed, Pod, Refusal, Refused, Run
 # What the API server says where budgets, and not a lack of time, are in the way of an eviction.
 BUDGET_CAUSE = "DisruptionBudget"
 SEVERAL_BUDGETS = "more than one PodDisruptionBudget"
+
+BUILDERS = {
+    Action.CREATE_JOB: build_job,
+    Action.CREATE_UPLOAD_JOB: build_upload_job,
+    Action.CREATE_PARTIAL_JOB: build_partial_job,
+    Action.CREATE_TIDY_JOB: build_tidy_job,
+}
 
 
 class Actor:
@@ -75,7 +83,7 @@ class Actor:
 
     async def _do(self, seen: Observed, action: Action) -> Observed:
         match action:
-            case Action.CREATE_WORKSPACE | Action.CREATE_JOB | Action.CREATE_UPLOAD_JOB:
+            case _ if action is Action.CREATE_WORKSPACE or action in BUILDERS:
                 return await self._make(seen, action)
             case Action.SUSPEND_JOB:
                 return await self._suspend(seen)
@@ -97,8 +105,7 @@ class Actor:
             body, refused = await self._create(CLAIMS, run, build_workspace(run, spec))
             claim = read_claim(body) if body is not None else None
             return replace(seen, claim=claim, claim_refused=refused)
-        build = build_job if action is Action.CREATE_JOB else build_upload_job
-        wanted = build(run, spec, default_image=self._default_image)
+        wanted = BUILDERS[action](run, spec, default_image=self._default_image)
         if action is Action.CREATE_UPLOAD_JOB:
             wanted = self._as_trained(wanted, seen)
         policy = seen.policy.policy if seen.policy is not None else None
@@ -110,9 +117,15 @@ class Actor:
         )
         body, refused = await self._create(JOBS, run, wanted)
         job = read_job(body) if body is not None else None
-        if action is Action.CREATE_JOB:
-            return replace(seen, job=job, job_refused=refused)
-        return replace(seen, upload_job=job, job_refused=refused)
+        match action:
+            case Action.CREATE_UPLOAD_JOB:
+                return replace(seen, upload_job=job, job_refused=refused)
+            case Action.CREATE_PARTIAL_JOB:
+                return replace(seen, partial_job=job, job_refused=refused)
+            case Action.CREATE_TIDY_JOB:
+                return replace(seen, tidy_job=job, job_refused=refused)
+            case _:
+                return replace(seen, job=job, job_refused=refused)
 
     def _as_trained(self, wanted: Object, seen: Observed) -> Object:
         """An upload Job that does what the Job that trained would do next."""
@@ -201,8 +214,15 @@ class Actor:
             )
         if action is Action.DELETE_JOB and seen.job is not None:
             return replace(seen, job=await self._end(seen, seen.job))
+        return await self._remove_errand(seen, action)
+
+    async def _remove_errand(self, seen: Observed, action: Action) -> Observed:
         if action is Action.DELETE_UPLOAD_JOB and seen.upload_job is not None:
             return replace(seen, upload_job=await self._end(seen, seen.upload_job))
+        if action is Action.DELETE_PARTIAL_JOB and seen.partial_job is not None:
+            return replace(seen, partial_job=await self._end(seen, seen.partial_job))
+        if action is Action.DELETE_TIDY_JOB and seen.tidy_job is not None:
+            return replace(seen, tidy_job=await self._end(seen, seen.tidy_job))
         return seen
 
     async def _end(self, seen: Observed, job: Job) -> Job:

@@ -20,7 +20,7 @@ RESUMED_ANNOTATION = f"{GROUP}/resumed-at-generation"
 TRAINER_CONTAINER = "trainer"
 CHILD_SELECTOR = f"{MANAGED_BY_LABEL}={MANAGER},{RUN_UID_LABEL}"
 
-_JOB_NAME = re.compile(r"(.+)-(?:train(?:-\d+)?|upload)")
+_JOB_NAME = re.compile(r"(.+)-(?:train(?:-\d+)?|upload|partial|tidy)")
 
 
 def labels_of(run_name: str, run_uid: str) -> dict[str, str]:
@@ -50,6 +50,16 @@ def job_number(run_name: str, name: str) -> int | None:
 def upload_job_name(run_name: str) -> str:
     """Name of the Job that stores what is trained but could not be stored."""
     return f"{run_name}-upload"
+
+
+def partial_job_name(run_name: str) -> str:
+    """Name of the Job that stores what a cancelled run had trained."""
+    return f"{run_name}-partial"
+
+
+def tidy_job_name(run_name: str) -> str:
+    """Name of the Job that removes what an Ephemeral workspace left in the bucket."""
+    return f"{run_name}-tidy"
 
 
 def run_of_job(name: str) -> str | None:

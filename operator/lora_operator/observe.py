@@ -15,7 +15,13 @@ from lora_operator.cache import Cache
 from lora_operator.errors import ApiError
 from lora_operator.kube.client import KubeClient
 from lora_operator.kube.resources import CLAIMS, JOBS, PODS, TRAININGS, WORKLOADS
-from lora_operator.labels import job_number, upload_job_name, workspace_name
+from lora_operator.labels import (
+    job_number,
+    partial_job_name,
+    tidy_job_name,
+    upload_job_name,
+    workspace_name,
+)
 from lora_operator.policy.defaults import with_defaults
 from lora_operator.state.keys import Key, Object
 from lora_operator.state.pace import FIRST_LOOK_SECONDS
@@ -59,6 +65,8 @@ def observe(
     claim = _owned(cache.get(CLAIMS, Key(key.namespace, workspace_name(key.name))), run.uid)
     jobs = _jobs_of(cache, key, run.uid)
     upload_job = jobs.pop(upload_job_name(key.name), None)
+    partial_job = jobs.pop(partial_job_name(key.name), None)
+    tidy_job = jobs.pop(tidy_job_name(key.name), None)
     numbers = [number for name in jobs if (number := job_number(key.name, name)) is not None]
     # A later Job that exists is the present one, whatever somebody made of the status.
     run = replace(run, job_number=max([run.job_number, *numbers]))
@@ -78,6 +86,9 @@ def observe(
         other_jobs=tuple(jobs.values()),
         upload_job=upload_job,
         upload_pods=_pods_of(cache, key, upload_job),
+        partial_job=partial_job,
+        partial_pods=_pods_of(cache, key, partial_job),
+        tidy_job=tidy_job,
     )
 
 
@@ -109,7 +120,7 @@ def with_words_of(live: Observed, before: Observed) -> Observed:
     if live.run.uid != before.run.uid:
         return live
     refused = before.job_refused
-    jobs = {f"Job {job.name}" for job in (live.job, live.upload_job) if job is not None}
+    jobs = {f"Job {job.name}" for job in (live.job, *live.errands) if job is not None}
     return replace(
         live,
         claim_refused=before.claim_refused if live.claim is None else None,

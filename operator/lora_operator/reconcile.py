@@ -183,7 +183,7 @@ class Reconciler:
         seen = self._observe(key)
         if seen is None:
             return
-        for name in (seen.run.job_name, *((seen.upload_job.name,) if seen.upload_job else ())):
+        for name in (seen.run.job_name, *(job.name for job in seen.errands)):
             await self._reread_one(JOBS, Key(key.namespace, name))
         # By name: a workspace that the cache does not know may hold the only copy of a LoRA.
         await self._reread_one(CLAIMS, Key(key.namespace, workspace_name(key.name)))

@@ -47,6 +47,10 @@ class RealStage(Stage):
         self.set_pod(pod.running())
         return pod
 
+    def present_pod(self) -> APod:
+        """The pod that the status names."""
+        return a_pod().named(self.status["podName"])
+
     def pod(self, pod: APod) -> Object:
         """The pod as it is."""
         body = self.api.get(PODS, self.namespace, pod.name)

@@ -103,15 +103,60 @@ def test_a_cancelled_run_gives_everything_back(new_stage: NewStage) -> None:
     stage.is_empty_of(JOBS, PODS, CLAIMS)
 
 
-def test_what_a_cancelled_run_trained_stays_where_its_user_wants_it(new_stage: NewStage) -> None:
+def test_what_a_cancelled_run_had_trained_is_stored_where_its_user_wants_it(
+    new_stage: NewStage,
+) -> None:
     stage = new_stage(a_training().with_spec("retention.jobSeconds", 0))
     pod = stage.running_pod()
+    stage.is_in("Starting", "Running")
     stage.patch({"cancel": {"keepPartial": True}})
     stage.is_leaving(pod)
     stage.end(pod, 143)
-    assert "claim anna-workspace" in stage.is_in("Cancelled")["message"]
+    storing = stage.running_pod(job="anna-partial")
+    assert "Job anna-partial" in stage.is_in("Starting", "Cancelling")["message"]
+    (container,) = stage.pod(storing)["spec"]["containers"]
+    assert container["args"] == ["publish-partial"]
+    assert "nvidia.com/gpu" not in container["resources"]["limits"]
+    stage.end(storing, 0, a_good_result())
+    status = stage.is_in("Cancelled")
+    assert status["partial"]["step"] == 100
+    assert status["partial"]["uri"] in status["message"]
+    stage.is_empty_of(JOBS, PODS, CLAIMS)
+
+
+def test_where_that_fails_the_workspace_stays(new_stage: NewStage) -> None:
+    stage = new_stage(a_training().with_spec("retention.jobSeconds", 0))
+    pod = stage.running_pod()
+    stage.is_in("Starting", "Running")
+    quota = {"metadata": {"name": "one-job"}, "spec": {"hard": {"count/jobs.batch": "0"}}}
+    path = f"/api/v1/namespaces/{stage.namespace}/resourcequotas"
+    stage.api.request("POST", path, quota)
+    eventually(
+        lambda: "hard" in stage.api.request("GET", f"{path}/one-job").get("status", {}),
+        "the quota counts",
+    )
+    stage.patch({"cancel": {"keepPartial": True}})
+    stage.is_leaving(pod)
+    stage.end(pod, 143)
+    message = stage.is_in("Cancelled")["message"]
+    assert "exceeded quota: one-job" in message
+    assert "claim anna-workspace" in message
     stage.is_empty_of(JOBS, PODS)
     assert stage.has(CLAIMS) == ["anna-workspace"]
+
+
+def test_what_a_failed_run_left_in_the_bucket_is_removed(new_stage: NewStage) -> None:
+    training = a_training().with_spec("workspace.type", "Ephemeral")
+    stage = new_stage(training.with_spec("retention.jobSeconds", 0))
+    stage.end(stage.running_pod(), 65, a_bad_result())
+    ended = stage.is_in("Failed", "TooFewImages")
+    tidying = stage.running_pod(job="anna-tidy")
+    (container,) = stage.pod(tidying)["spec"]["containers"]
+    assert container["args"] == ["remove-copy"]
+    stage.end(tidying, 0)
+    removed = eventually(lambda: stage.status.get("workspaceCopyRemovedAt"), "it is written down")
+    assert {**ended, "workspaceCopyRemovedAt": removed} == stage.status
+    stage.is_empty_of(JOBS, PODS)
 
 
 def test_what_is_left_of_a_completed_run_goes_in_its_time(new_stage: NewStage) -> None:

@@ -113,6 +113,7 @@ def judge_children(
             run is not None
             and run.get("status", {}).get("phase") == "Cancelled"
             and order.keep_partial
+            and "partial" not in run["status"]
         )
         over = mine - {claim} if keeps else mine
         if over:
@@ -128,4 +129,4 @@ def is_kept_where_asked(
     status = (run or {}).get("status", {})
     had_claim = not order.ephemeral and status.get("startedAt") is not None
     wants = order.wish is Wish.CANCEL and order.keep_partial and status.get("phase") == "Cancelled"
-    return not (wants and had_claim) or claim in mine
+    return not (wants and had_claim) or claim in mine or "partial" in status

@@ -77,6 +77,25 @@ class Trainer:
         }
         self.end(0, "Succeeded", "Completed", "Trained and stored.", artifact=artifact)
 
+    def publish_partial(self) -> None:
+        """What a cancelled run had trained by its last checkpoint, as far as there is one."""
+        self.hold_workspace()
+        self.restore()
+        said, more = "There is no checkpoint.", {}
+        if self.step:
+            uri, content = f"{self.output}/partial/model.safetensors", str(self.step).encode()
+            self.insist(lambda: put(uri, content), code=NOT_STORED)
+            digest = "sha256:" + hashlib.sha256(content).hexdigest()
+            said = f"The LoRA as of step {self.step} is stored."
+            more = {"uri": uri, "digest": digest, "sizeBytes": len(content), "format": "kohya"}
+        self.forget_copy()
+        self.end(0, "Succeeded", "Completed", said, **({"artifact": more} if more else {}))
+
+    def remove_copy(self) -> None:
+        """What the copy of a workspace leaves in the bucket, however the run ended."""
+        self.insist(lambda: delete(self.copy), code=TRANSIENT)
+        self.end(0, "Succeeded", "Completed", "The copy is removed.")
+
     def hold_workspace(self) -> None:
         """Tell the world if another pod of this run lives in the same workspace."""
         self.lock = (self.workspace / "lock").open("w")
@@ -271,7 +290,10 @@ def main() -> None:
     trainer = Trainer()
     signal.signal(signal.SIGTERM, trainer.interrupt)
     signal.signal(CRASH_SIGNAL, trainer.crash)
-    trainer.run()
+    command = sys.argv[1] if len(sys.argv) > 1 else "run"
+    {"publish-partial": trainer.publish_partial, "remove-copy": trainer.remove_copy}.get(
+        command, trainer.run
+    )()
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ class AJob:
         """The published LoRA's bytes."""
         return (self.output / "model.safetensors").read_bytes()
 
-    def run(self, *options: str) -> tuple[int, Result]:
+    def run(self, *options: str, command: str = "run") -> tuple[int, Result]:
         """Run in this process; returns exit code and termination message."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"job-{self.workspace_name}.json"
@@ -89,7 +89,7 @@ class AJob:
         said = self.folder / f"said-{self.workspace_name}"
         said.unlink(missing_ok=True)
         os.environ["LORA_TERMINATION_LOG"] = str(said)
-        code = main(["run", str(path), "--workspace", str(self.workspace), *options])
+        code = main([command, str(path), "--workspace", str(self.workspace), *options])
         return code, Result.model_validate_json(said.read_bytes())
 
     def start(self) -> Forked:

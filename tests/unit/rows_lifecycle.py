@@ -6,7 +6,7 @@ A module of its own because here the user's wish, a queue or a limit decides, an
 from datetime import timedelta
 
 from tests.builders import NOW, a_job, a_pod, a_training
-from tests.results import a_bad_result, a_good_result
+from tests.results import NO_CHECKPOINT, a_bad_result, a_good_result
 from tests.sights import seen
 from tests.unit.rows_under_way import SCHEDULER, Row
 
@@ -32,6 +32,8 @@ NOT_STORED_AT_LAST = (
     .with_job(a_job().failed("BackoffLimitExceeded").with_failed_pods(4))
     .with_pods(NOT_STORED)
 )
+KEEP_PARTIAL = a_training().cancelled(keep_partial=True)
+STOPPED = seen(KEEP_PARTIAL).with_claim().after(TRAINING).of(KEEP_PARTIAL)
 MORE_MEMORY = a_training().with_memory("3Gi").with_spec("resources.memoryOnRetry", "5Gi")
 OOM = a_pod().ended(137, "", "OOMKilled")
 
@@ -126,12 +128,53 @@ LIFECYCLE: dict[str, Row] = {
         reason=Reason.CANCELLING,
         says=("Job anna-train",),
     ),
-    "what is kept of a cancelled run is named": Row(
+    "a cancelled run's partial LoRA is stored before the run ends": Row(
+        sight=STOPPED,
+        phase=Phase.TRAINING,
+        reason=Reason.CANCELLING,
+        says=("Job anna-partial", "last checkpoint"),
+    ),
+    "where it lies is told": Row(
+        sight=STOPPED.with_partial_job(
+            a_job().complete(), a_pod().named("anna-partial-x").ended(0, a_good_result())
+        ),
+        phase=Phase.CANCELLED,
+        condition=ConditionType.SUCCEEDED,
+        reason=Reason.CANCELLED,
+        says=("step 100", "s3://models/anna/model.safetensors"),
+    ),
+    "a partial LoRA that can't be stored stays in the workspace, and why": Row(
+        sight=STOPPED.with_partial_job(
+            a_job().failed(),
+            a_pod().named("anna-partial-x").ended(75, a_bad_result("X", "No answer.")),
+        ),
+        phase=Phase.CANCELLED,
+        condition=ConditionType.SUCCEEDED,
+        reason=Reason.CANCELLED,
+        says=("No answer.", "claim anna-workspace"),
+    ),
+    "nor does a quota that refuses its Job hold the end up": Row(
+        sight=STOPPED.job_refused(Refusal.CREATION_REFUSED, "exceeded quota: jobs"),
+        phase=Phase.CANCELLED,
+        condition=ConditionType.SUCCEEDED,
+        reason=Reason.CANCELLED,
+        says=("exceeded quota: jobs", "claim anna-workspace"),
+    ),
+    "a run that was cancelled before its first checkpoint has nothing to keep": Row(
+        sight=STOPPED.with_partial_job(
+            a_job().complete(), a_pod().named("anna-partial-x").ended(0, NO_CHECKPOINT)
+        ),
+        phase=Phase.CANCELLED,
+        condition=ConditionType.SUCCEEDED,
+        reason=Reason.CANCELLED,
+        says=("No checkpoint had been written",),
+    ),
+    "nor has one that never started": Row(
         sight=seen(a_training().cancelled(keep_partial=True)).with_claim(),
         phase=Phase.CANCELLED,
         condition=ConditionType.SUCCEEDED,
         reason=Reason.CANCELLED,
-        says=("claim anna-workspace", "until the run is deleted"),
+        says=("No checkpoint had been written",),
     ),
     "a run that completed before it could be cancelled is Completed": Row(
         sight=seen(a_training().cancelled())

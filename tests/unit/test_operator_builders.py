@@ -10,7 +10,8 @@ from tests.builders import RUN_UID, ATraining, a_training
 from lora_api import GROUP
 from lora_api.job import JobDocument
 from lora_api.status import LoRATrainingStatus
-from lora_operator.builders.job import build_job, build_upload_job
+from lora_operator.builders.errands import build_partial_job, build_tidy_job, build_upload_job
+from lora_operator.builders.job import build_job
 from lora_operator.builders.ownership import is_left_by_predecessor, is_owned_by, metadata
 from lora_operator.builders.workspace import build_workspace
 from lora_operator.labels import QUEUE_LABEL
@@ -55,6 +56,30 @@ def document(training: ATraining) -> JobDocument:
     # The kubelet halves doubled dollars, and so must whoever plays it.
     text = environment(training)["LORA_JOB"]["value"].replace("$$", "$")
     return JobDocument.model_validate_json(text)
+
+
+@pytest.mark.parametrize(
+    ("build", "command"),
+    [(build_partial_job, "publish-partial"), (build_tidy_job, "remove-copy")],
+)
+def test_what_follows_a_cancelled_or_failed_run_is_lean(
+    build: Callable[..., Object], command: str
+) -> None:
+    training = a_training().with_gpus(4).with_memory("64Gi")
+    run = training.run()
+    assert run.spec is not None
+    spec = build(run, run.spec, default_image="default:1")["spec"]
+    (found,) = spec["template"]["spec"]["containers"]
+    assert found["args"] == [command]
+    assert found["resources"] == {
+        "requests": {"cpu": "500m", "memory": "1Gi"},
+        "limits": {"memory": "1Gi"},
+    }
+    assert found["env"] == container(training)["env"], "it is told what the training was told"
+    assert spec["template"]["spec"]["volumes"] == pod(training)["volumes"][:1] + [
+        volume for volume in pod(training)["volumes"][1:] if volume["name"] != "shm"
+    ]
+    assert spec["activeDeadlineSeconds"] == 1800
 
 
 JOB_FIELDS: dict[str, tuple[Callable[[], Any], Any]] = {

@@ -21,6 +21,7 @@ from tests.unit.rows_lifecycle import (
     NOT_STORED_AT_LAST,
     OOM,
     QUEUED,
+    STOPPED,
     SUSPENDED,
     TRAINING,
 )
@@ -48,10 +49,15 @@ TAKEN_ALONG = seen().with_job(a_job().complete())
 HOUR = timedelta(hours=1)
 
 
-def ended(sight: ASight, **retention: object) -> ASight:
+def ended(sight: ASight, *, kind: str = "", **retention: object) -> ASight:
     """A run whose end is written down already."""
     training = a_training().with_spec("retention", retention) if retention else sight.training
+    training = training.with_spec("workspace.type", kind) if kind else training
     return sight.of(training).settled()
+
+
+FAILED_EPHEMERAL = FAILED.without_claim()
+LEFT_BEHIND = ended(FAILED_EPHEMERAL, kind="Ephemeral")
 
 
 DEEDS: Mapping[str, Deed] = {
@@ -191,10 +197,66 @@ DEEDS: Mapping[str, Deed] = {
         later=600,
         does=(Action.DELETE_JOB,),
     ),
-    "a cancelled run's workspace stays where its user wants what is in it": Deed(
-        sight=ended(seen(a_training().cancelled(keep_partial=True)).with_claim()),
+    "a cancelled run's partial LoRA is stored by a Job of its own": Deed(
+        sight=STOPPED, does=(Action.CREATE_PARTIAL_JOB,)
+    ),
+    "that is not done twice": Deed(sight=STOPPED.with_partial_job(a_job()), does=()),
+    "a cancelled run's workspace stays where what is in it could not be stored": Deed(
+        sight=ended(STOPPED.with_partial_job(a_job().failed())),
+        later=600,
+        does=(Action.DELETE_PARTIAL_JOB,),
+    ),
+    "it goes where that is stored": Deed(
+        sight=ended(
+            STOPPED.with_partial_job(a_job().complete(), a_pod().ended(0, a_good_result()))
+        ),
+        later=600,
+        does=(Action.DELETE_PARTIAL_JOB, Action.DELETE_WORKSPACE),
+    ),
+    "what an ephemeral run left in the bucket is removed with its Job": Deed(
+        sight=LEFT_BEHIND, later=600, does=(Action.DELETE_JOB, Action.CREATE_TIDY_JOB)
+    ),
+    "not before": Deed(sight=LEFT_BEHIND, later=599, does=()),
+    "nor while a trainer that is being ended may still write it": Deed(
+        sight=LEFT_BEHIND.with_pods(a_pod().running())
+        .with_job(a_job().being_deleted())
+        .without_claim(),
         later=600,
         does=(),
+    ),
+    "nor where it is to be kept": Deed(
+        sight=ended(FAILED_EPHEMERAL, kind="Ephemeral", workspace="RetainOnFailure").without_job(),
+        later=600,
+        does=(),
+    ),
+    "nor where the run has completed, which removed it itself": Deed(
+        sight=ended(COMPLETED.without_claim(), kind="Ephemeral").without_job(),
+        later=600,
+        does=(),
+    ),
+    "a Job that could not remove it makes room for another an hour later": Deed(
+        sight=LEFT_BEHIND.without_job().with_tidy_job(a_job().failed()),
+        later=3600,
+        does=(Action.DELETE_TIDY_JOB,),
+    ),
+    "until a week is over": Deed(sight=LEFT_BEHIND.without_job(), later=7 * 24 * 3600, does=()),
+    "what is removed is written down before its Job goes": Deed(
+        sight=LEFT_BEHIND.without_job().with_tidy_job(a_job().complete()), later=700, does=()
+    ),
+    "then it goes": Deed(
+        sight=LEFT_BEHIND.without_job()
+        .with_tidy_job(a_job().complete())
+        .after(
+            LEFT_BEHIND.without_job().with_tidy_job(a_job().complete()),
+            now=NOW + timedelta(seconds=700),
+        ),
+        later=700,
+        does=(Action.DELETE_TIDY_JOB,),
+    ),
+    "a run is not deleted before its copy is removed": Deed(
+        sight=ended(FAILED_EPHEMERAL, kind="Ephemeral", ttlSeconds=60).without_job(),
+        later=60,
+        does=(Action.CREATE_TIDY_JOB,),
     ),
     "otherwise it goes": Deed(
         sight=ended(seen(a_training().cancelled()).with_claim()),

@@ -103,8 +103,11 @@ class ARunsLife(RuleBasedStateMachine):
         if action is Action.CREATE_JOB:
             assert world.observe().run.job_name not in world.made, "no Job is made twice"
             assert not world.live, "no Job is made beside a pod"
-        if action is Action.CREATE_UPLOAD_JOB:
+        if action in {Action.CREATE_UPLOAD_JOB, Action.CREATE_PARTIAL_JOB}:
             assert not world.live, "nothing is uploaded beside a pod"
+        if action is Action.CREATE_TIDY_JOB:
+            assert world.is_ephemeral, "only that leaves a copy"
+            assert is_terminal(world.training.run().status), "the copy may still be needed"
         if action is Action.RESUME_JOB:
             assert world.training.run().queue is None, "what Kueue holds is Kueue's"
         if action in {Action.DELETE_WORKSPACE, Action.DELETE_RUN} and self._is_only_copy():
@@ -250,7 +253,8 @@ class ARunsLife(RuleBasedStateMachine):
     def an_end_never_changes(self) -> None:
         status = self.world.training.run().status
         if self.ended is not None:
-            assert status == self.ended
+            tidied = {"workspace_copy_removed_at": status.workspace_copy_removed_at}
+            assert status == self.ended.model_copy(update=tidied)
         elif is_terminal(status) and status.phase is not None and status.phase.is_terminal:
             self.ended = status
 

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING
 from lora_api.exit_codes import ExitCode
 from lora_api.job import (
     JOB_ENVIRONMENT_VARIABLE,
+    PUBLISH_PARTIAL,
+    REMOVE_COPY,
+    RUN,
     TERMINATION_LOG_ENVIRONMENT_VARIABLE,
     WORKSPACE_ENVIRONMENT_VARIABLE,
     JobDocument,
@@ -29,6 +32,10 @@ if TYPE_CHECKING:
 
 _CONTAINER_WORKSPACE = Path("/workspace")
 _CONTAINER_TERMINATION_LOG = Path("/dev/termination-log")
+_AFTERWARDS = {
+    PUBLISH_PARTIAL: "store the LoRA of the last checkpoint under partial/ of the output",
+    REMOVE_COPY: "delete the copy that an ephemeral workspace keeps beside the output",
+}
 _EPILOG = f"""\
 environment:
   {JOB_ENVIRONMENT_VARIABLE:<22} the job document itself, where no file is named
@@ -69,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.check:
         print(f"{job.name}: the job document is valid (recipe {job.recipe})")
         return int(ExitCode.OK)
-    return _run(job, _workspace(options.workspace, job), fresh=options.fresh)
+    return _run(options, job, _workspace(options.workspace, job))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,23 +90,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"lora-trainer {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     run = commands.add_parser(
-        "run",
+        RUN,
         help="do a job, or what is left of it",
         description="Do a job, or what is left of it. URIs are s3://bucket/prefix or "
         "file:///absolute/folder.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run.add_argument(
-        "job", nargs="?", type=Path, metavar="job.json", help="the job document as a file"
-    )
-    run.add_argument(
-        "--workspace",
-        type=Path,
-        metavar="DIR",
-        help="folder for caches, checkpoints and the result (default: $LORA_WORKSPACE, "
-        "/workspace where it exists, else ./lora-workspace/<name>)",
-    )
+    _add_job(run)
     run.add_argument(
         "--fresh",
         action="store_true",
@@ -116,7 +114,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     convert.add_argument("source", type=Path, metavar="model.safetensors", help="as published")
     convert.add_argument("target", type=Path, metavar="converted.safetensors", help="the new file")
+    for command, does in _AFTERWARDS.items():
+        _add_job(commands.add_parser(command, help=does, description=f"{does.capitalize()}."))
+    parser.set_defaults(fresh=False, check=False)
     return parser
+
+
+def _add_job(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "job", nargs="?", type=Path, metavar="job.json", help="the job document as a file"
+    )
+    command.add_argument(
+        "--workspace",
+        type=Path,
+        metavar="DIR",
+        help="folder for caches, checkpoints and the result (default: $LORA_WORKSPACE, "
+        "/workspace where it exists, else ./lora-workspace/<name>)",
+    )
 
 
 def _convert(source: Path, target: Path) -> int:
@@ -149,11 +163,12 @@ def _workspace(option: Path | None, job: JobDocument) -> Path:
     return Path.cwd() / "lora-workspace" / name
 
 
-def _run(job: JobDocument, workspace: Path, *, fresh: bool) -> int:
+def _run(options: argparse.Namespace, job: JobDocument, workspace: Path) -> int:
     from lora_trainer.display import display
     from lora_trainer.environment import leave_out_unneeded
     from lora_trainer.progress import ProgressBoard
     from lora_trainer.run import run_job
+    from lora_trainer.salvage import publish_partial, remove_workspace_copy
     from lora_trainer.server import start_server
     from lora_trainer.stopping import StopFlag
     from lora_trainer.watchdog import Watchdog, dump_stacks_on_signal
@@ -177,15 +192,20 @@ def _run(job: JobDocument, workspace: Path, *, fresh: bool) -> int:
         with display(board):
             log.info("run", name=job.name, workspace=workspace)
             try:
-                result = run_job(
-                    job,
-                    workspace,
-                    board=board,
-                    stop=stop,
-                    started=started,
-                    fresh=fresh,
-                    fatal=fatal,
-                )
+                if options.command == PUBLISH_PARTIAL:
+                    result = publish_partial(job, workspace, board=board, stop=stop)
+                elif options.command == REMOVE_COPY:
+                    result = remove_workspace_copy(job)
+                else:
+                    result = run_job(
+                        job,
+                        workspace,
+                        board=board,
+                        stop=stop,
+                        started=started,
+                        fresh=options.fresh,
+                        fatal=fatal,
+                    )
             except BaseException as error:
                 return _fail(error, workspace=str(workspace), board=board)
             _tell(result)

@@ -23,7 +23,7 @@ from lora_trainer.workspace import Workspace
 
 _FOLDER = ".workspace"
 # In this order files are safe: what a marker speaks of lies there before the marker does.
-_FOLDERS = ("course", "checkpoints", "result")
+_FOLDERS = ("course", "checkpoints", "partial", "result")
 _MARKERS = "stages"
 # Of the time that a pod has between SIGTERM and SIGKILL, 30 s by default.
 _LAST_SECONDS = 20.0
@@ -74,8 +74,9 @@ class Mirror:
         self._root = root
         # Its own flag: a stop asked of the run must not stop the copy of what it leaves.
         self._stop = StopFlag()
-        place = f"{uri.rstrip('/')}/{_FOLDER}/{run_id}"
-        self._storage: Storage = open_storage(place, field="output.uri", stop=self._stop)
+        self._storage: Storage = open_storage(
+            _place(uri, run_id), field="output.uri", stop=self._stop
+        )
         self._sent: dict[str, tuple[int, int]] = {}
         self._wake = threading.Condition()
         self._wanted = 0
@@ -131,16 +132,11 @@ class Mirror:
 
     def remove(self) -> None:
         """Delete the copy: the run is done, or begins anew. Copying has ended by then."""
-        storage = open_storage(self._storage.uri, field="output.uri", stop=StopFlag())
         try:
-            for file in storage.list_files():
-                storage.delete(file.name)
-            if storage.folder is not None:  # a file system keeps folders without files
-                shutil.rmtree(storage.folder, ignore_errors=True)
-                with suppress(OSError):  # another run's copy lies there
-                    storage.folder.parent.rmdir()
+            _remove(self._storage.uri)
         except TrainerError as error:
-            log.warning("the copy of the workspace stays", place=storage.uri, why=error.message)
+            place = self._storage.uri
+            log.warning("the copy of the workspace stays", place=place, why=error.message)
 
     def _work(self) -> None:
         while True:
@@ -193,6 +189,43 @@ class Mirror:
             if error.reason is not Reason.OBJECT_NOT_FOUND:
                 raise
             log.warning("gone from the copy of the workspace", file=name)
+
+
+def remove_copy(uri: str, *, run_id: str) -> int:
+    """Delete a run's copy, whoever made it and however the run ended.
+
+    Args:
+        uri: The output's URI.
+        run_id: The run.
+
+    Returns:
+        How many files there were.
+
+    Raises:
+        TrainerError: What the storage says; a bucket that is gone holds nothing any more.
+    """
+    try:
+        return _remove(_place(uri, run_id))
+    except StorageError as error:
+        if error.reason is Reason.BUCKET_NOT_FOUND:
+            return 0
+        raise
+
+
+def _place(uri: str, run_id: str) -> str:
+    return f"{uri.rstrip('/')}/{_FOLDER}/{run_id}"
+
+
+def _remove(place: str) -> int:
+    storage = open_storage(place, field="output.uri", stop=StopFlag())
+    files = storage.list_files()
+    for file in files:
+        storage.delete(file.name)
+    if storage.folder is not None:  # a file system keeps folders without files
+        shutil.rmtree(storage.folder, ignore_errors=True)
+        with suppress(OSError):  # another run's copy lies there
+            storage.folder.parent.rmdir()
+    return len(files)
 
 
 def _stamp_time(path: Path) -> int:

@@ -22,6 +22,7 @@ from lora_trainer.group import Group
 from lora_trainer.ladder import Ladder
 from lora_trainer.loop import Trainer
 from lora_trainer.observers import LoopObserver, Observers, WhenSaved
+from lora_trainer.partial import Partial
 from lora_trainer.previews import Previews
 from lora_trainer.processes import training_together
 from lora_trainer.recipes import RECIPES, LiveTexts, Recipe, TextEncoder
@@ -152,6 +153,7 @@ def _observers(session: Session, trainer: Trainer) -> Observers:
     folder = session.context.workspace.course(session.inputs)
     members: list[LoopObserver] = [
         Course(folder / COURSE),
+        Partial(session, trainer),
         WhenSaved(session.context.keep_safe),
     ]
     if validation.sample_every_steps is not None:

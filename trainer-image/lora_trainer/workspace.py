@@ -74,6 +74,11 @@ class Workspace:
         """What is published: model.safetensors and everything beside it."""
         return self.root / "result"
 
+    @property
+    def partial(self) -> Path:
+        """The LoRA as of the last checkpoint."""
+        return self.root / "partial"
+
     def done(self, stage: Stage) -> dict[str, Any] | None:
         """What a finished stage left behind; None where it is not finished for this job."""
         marker = read_json(self._marker(stage))
@@ -108,12 +113,12 @@ class Workspace:
 
     def make_room(self) -> None:
         """Drop what a saved LoRA does not need any more, so that its papers can be written."""
-        for name in ("checkpoints", "tmp"):
+        for name in ("checkpoints", "partial", "tmp"):
             shutil.rmtree(self.root / name, ignore_errors=True)
 
     def forget(self) -> None:
         """Drop markers, checkpoints, course and result; what content hashes name stays."""
-        for name in ("stages", "checkpoints", "course", "result"):
+        for name in ("stages", "checkpoints", "partial", "course", "result"):
             shutil.rmtree(self.root / name, ignore_errors=True)
 
     def _marker(self, stage: Stage) -> Path:

@@ -10,13 +10,14 @@ from lora_api.exit_codes import ExitCode
 from lora_api.job import (
     JOB_ENVIRONMENT_VARIABLE,
     PROGRESS_PORT,
+    RUN,
     WORKSPACE_ENVIRONMENT_VARIABLE,
 )
 from lora_api.training import LoRATrainingSpec
 from lora_operator.builders.document import job_document
 from lora_operator.builders.ownership import metadata
 from lora_operator.builders.workspace import workspace_volume
-from lora_operator.labels import TRAINER_CONTAINER, labels_of, upload_job_name
+from lora_operator.labels import TRAINER_CONTAINER, labels_of
 from lora_operator.state.last_codes import LAST_CODES
 from lora_operator.state.views import Run
 
@@ -32,8 +33,6 @@ TMP_SIZE = "2Gi"
 # against the memory limit as far as it is used.
 SHARED_MEMORY_SIZE = "1Gi"
 REQUIRED_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-UPLOAD_CPU = "500m"
-UPLOAD_SECONDS = 1800
 OPTIONAL_KEYS = ("AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL")
 
 
@@ -47,7 +46,7 @@ def build_job(run: Run, spec: LoRATrainingSpec, *, default_image: str) -> dict[s
     """
     meta = metadata(run, run.job_name)
     meta["labels"] |= run.queue_labels
-    job = _job(run, meta, spec, default_image=default_image)
+    job = one_pod_job(run, meta, spec, default_image=default_image)
     job["spec"] |= {
         "backoffLimit": spec.limits.retries,
         "activeDeadlineSeconds": spec.limits.active_deadline_seconds,
@@ -59,26 +58,23 @@ def build_job(run: Run, spec: LoRATrainingSpec, *, default_image: str) -> dict[s
     return job
 
 
-def build_upload_job(run: Run, spec: LoRATrainingSpec, *, default_image: str) -> dict[str, Any]:
-    """One more try to store what is trained: the same trainer on the same workspace, on the CPU.
-
-    It finds all stages but the last done. One pod, because the next try comes within the hour.
-    """
-    meta = metadata(run, upload_job_name(run.key.name))
-    on_cpu = spec.model_copy(
-        update={"resources": spec.resources.model_copy(update={"gpus": 0, "cpu": UPLOAD_CPU})}
-    )
-    job = _job(run, meta, on_cpu, default_image=default_image)
-    if spec.resources.gpus:
-        # The workspace's volume may be bound to the GPU node that it was made on.
-        job["spec"]["template"]["spec"]["tolerations"] = _gpu_tolerations()
-    job["spec"] |= {"backoffLimit": 0, "activeDeadlineSeconds": UPLOAD_SECONDS}
-    return job
-
-
-def _job(
-    run: Run, meta: dict[str, Any], spec: LoRATrainingSpec, *, default_image: str
+def one_pod_job(
+    run: Run,
+    meta: dict[str, Any],
+    spec: LoRATrainingSpec,
+    *,
+    default_image: str,
+    command: str = RUN,
 ) -> dict[str, Any]:
+    """A Job of one trainer pod at a time, whatever the trainer is to do.
+
+    Args:
+        run: The run that the Job belongs to.
+        meta: The Job's metadata.
+        spec: What the run asks for.
+        default_image: Trainer image where the spec names none.
+        command: The trainer's command.
+    """
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -90,7 +86,7 @@ def _job(
             "podReplacementPolicy": "Failed",
             "template": {
                 "metadata": {"labels": labels_of(run.key.name, run.uid)},
-                "spec": _pod_spec(run, spec, default_image=default_image),
+                "spec": _pod_spec(run, spec, default_image=default_image, command=command),
             },
         },
     }
@@ -126,7 +122,9 @@ def _failure_policy() -> dict[str, Any]:
     }
 
 
-def _pod_spec(run: Run, spec: LoRATrainingSpec, *, default_image: str) -> dict[str, Any]:
+def _pod_spec(
+    run: Run, spec: LoRATrainingSpec, *, default_image: str, command: str
+) -> dict[str, Any]:
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -141,7 +139,7 @@ def _pod_spec(run: Run, spec: LoRATrainingSpec, *, default_image: str) -> dict[s
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(run, spec, default_image=default_image)],
+        "containers": [_container(run, spec, default_image=default_image, command=command)],
         "volumes": [
             {"name": "workspace", **workspace_volume(run, spec)},
             {"name": "tmp", "emptyDir": {"sizeLimit": TMP_SIZE}},
@@ -154,19 +152,22 @@ def _pod_spec(run: Run, spec: LoRATrainingSpec, *, default_image: str) -> dict[s
     if spec.priority_class_name is not None:
         pod["priorityClassName"] = spec.priority_class_name
     if spec.resources.gpus:
-        pod["tolerations"] = _gpu_tolerations()
+        pod["tolerations"] = gpu_tolerations()
     return pod
 
 
-def _gpu_tolerations() -> list[dict[str, Any]]:
+def gpu_tolerations() -> list[dict[str, Any]]:
+    """What lets a pod onto nodes with GPUs."""
     return [{"key": GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"}]
 
 
-def _container(run: Run, spec: LoRATrainingSpec, *, default_image: str) -> dict[str, Any]:
+def _container(
+    run: Run, spec: LoRATrainingSpec, *, default_image: str, command: str
+) -> dict[str, Any]:
     return {
         "name": TRAINER_CONTAINER,
         "image": spec.image or default_image,
-        "args": ["run"],
+        "args": [command],
         "env": _environment(run, spec),
         "ports": [{"name": "progress", "containerPort": PROGRESS_PORT}],
         "resources": _resources(run, spec),

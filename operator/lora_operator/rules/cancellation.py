@@ -1,10 +1,11 @@
 """spec.cancel: the trainer is stopped, then the run ends as its user asked."""
 
 from lora_api.reasons import Reason
-from lora_operator.labels import workspace_name
 from lora_operator.rules.base import Verdict
+from lora_operator.rules.partial import what_is_kept
 from lora_operator.state.decision import Action
 from lora_operator.state.draft import Draft
+from lora_operator.state.text import clip
 from lora_operator.state.views import Observed
 
 
@@ -30,7 +31,9 @@ def run_is_cancelled(seen: Observed, draft: Draft) -> Verdict:
             "are gone.",
         )
         return Verdict.SETTLED
-    draft.cancel(f"Cancelled by spec.cancel{_how_far(draft)}.{_what_is_kept(seen)}")
+    kept = what_is_kept(seen, draft)
+    if kept is not None:
+        draft.cancel(clip(f"Cancelled by spec.cancel{_how_far(draft)}. {kept}".rstrip()))
     return Verdict.SETTLED
 
 
@@ -39,13 +42,3 @@ def _how_far(draft: Draft) -> str:
     if progress is None or not progress.total_steps:
         return " before the training began"
     return f" at step {progress.step} of {progress.total_steps}"
-
-
-def _what_is_kept(seen: Observed) -> str:
-    spec = seen.run.spec
-    if spec is None or spec.cancel is None or not spec.cancel.keep_partial or seen.claim is None:
-        return ""
-    return (
-        f" The last checkpoint is kept in the claim {workspace_name(seen.run.key.name)} until the "
-        "run is deleted."
-    )

@@ -7,6 +7,7 @@ comes before them all: may this workspace hold the only copy of something?
 from lora_api.exit_codes import ExitCode
 from lora_api.status import ConditionType, Phase
 from lora_api.training import WorkspaceRetention
+from lora_operator.rules.bucket_copy import copy_is_gone
 from lora_operator.rules.giving_up import TRAINED_STAGES
 from lora_operator.state.decision import Action
 from lora_operator.state.draft import Draft
@@ -22,13 +23,20 @@ def clean_up(seen: Observed, draft: Draft) -> None:
     _remove_jobs(seen, draft, left=retention.job_seconds - age)
     keeps = keeps_workspace(seen)
     jobs_are_due = age >= retention.job_seconds
+    if not jobs_are_due and not keeps:
+        # Whatever becomes of the Jobs: the workspace or its copy is due then.
+        draft.revisit_in(retention.job_seconds - age)
     if seen.claim is not None and not seen.claim.deleting and not keeps and jobs_are_due:
         draft.do(Action.DELETE_WORKSPACE)
     ttl = retention.ttl_seconds
+    is_due = ttl is not None and age >= ttl
+    is_tidied = True
+    if is_due or (jobs_are_due and not keeps):
+        is_tidied = copy_is_gone(seen, draft, age=age)
     # With the run goes its workspace.
-    if ttl is None or may_hold_only_copy(seen):
+    if ttl is None or may_hold_only_copy(seen) or not is_tidied:
         return
-    if age >= ttl:
+    if is_due:
         draft.do(Action.DELETE_RUN)
     else:
         draft.revisit_in(ttl - age)
@@ -40,6 +48,7 @@ def _remove_jobs(seen: Observed, draft: Draft, *, left: float) -> None:
         ((seen.job,), Action.DELETE_JOB),
         (seen.other_jobs, Action.DELETE_OTHER_JOBS),
         ((seen.upload_job,), Action.DELETE_UPLOAD_JOB),
+        ((seen.partial_job,), Action.DELETE_PARTIAL_JOB),
     ):
         present = [job for job in jobs if job is not None and not job.deleting]
         if any(left <= 0 or _goes_on(job) for job in present):
@@ -59,7 +68,9 @@ def keeps_workspace(seen: Observed) -> bool:
     if may_hold_only_copy(seen):
         return True
     cancel = spec.cancel if spec is not None else None
-    if status.phase is Phase.CANCELLED and cancel is not None and cancel.keep_partial:
+    is_wanted = status.phase is Phase.CANCELLED and cancel is not None and cancel.keep_partial
+    if is_wanted and status.partial is None and status.artifact is None:
+        # What could not be stored; else it is a workspace as any other.
         return True
     match seen.run.retention.workspace:
         case WorkspaceRetention.RETAIN:

@@ -22,9 +22,13 @@ class Action(StrEnum):
     RESUME_JOB = "ResumeJob"
     EVICT_POD = "EvictPod"
     CREATE_UPLOAD_JOB = "CreateUploadJob"
+    CREATE_PARTIAL_JOB = "CreatePartialJob"
+    CREATE_TIDY_JOB = "CreateTidyJob"
     DELETE_JOB = "DeleteJob"
     DELETE_OTHER_JOBS = "DeleteOtherJobs"
     DELETE_UPLOAD_JOB = "DeleteUploadJob"
+    DELETE_PARTIAL_JOB = "DeletePartialJob"
+    DELETE_TIDY_JOB = "DeleteTidyJob"
     DELETE_WORKSPACE = "DeleteWorkspace"
     DELETE_RUN = "DeleteRun"
 

@@ -16,6 +16,7 @@ from lora_api.status import (
     ConditionType,
     FailureStatus,
     LoRATrainingStatus,
+    PartialStatus,
     Phase,
     ProgressStatus,
     TimelineStatus,
@@ -56,6 +57,8 @@ class Draft:
         self.artifact: ArtifactStatus | None = stored.artifact
         self.trained: TrainedStatus | None = stored.trained
         self.upload: UploadStatus | None = stored.upload
+        self.partial: PartialStatus | None = stored.partial
+        self.workspace_copy_removed_at = stored.workspace_copy_removed_at
         self.validation: ValidationStatus | None = stored.validation
         self.failure: FailureStatus | None = stored.failure
         self._seen = seen
@@ -228,6 +231,7 @@ class Draft:
                 "artifact": self.artifact,
                 "trained": self.trained,
                 "upload": self.upload,
+                "partial": self.partial,
                 "validation": self.validation,
                 "failure": self.failure,
             }
@@ -273,8 +277,11 @@ class Draft:
         return (Event(kind="Warning", reason=Reason.TRAINING_EXPENSIVE, message=word.alert),)
 
     def _after_the_end(self) -> LoRATrainingStatus:
-        """What may still follow: the last generation, and the cost once that is in the ledger."""
-        update: dict[str, object] = {"observed_generation": self._generation}
+        """What may still follow: the last generation, what is tidied up, the cost in the ledger."""
+        update: dict[str, object] = {
+            "observed_generation": self._generation,
+            "workspace_copy_removed_at": self.workspace_copy_removed_at,
+        }
         word = self._seen.policy
         if word is not None and word.cost is not None and word.cost.final:
             update["cost"] = word.cost

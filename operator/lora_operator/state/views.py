@@ -228,6 +228,18 @@ class Observed:
     """Job that repeats the upload of what is trained but not stored."""
     upload_pods: tuple[Pod, ...] = ()
     """Its pods, oldest first."""
+    partial_job: Job | None = None
+    """Job that stores what a cancelled run had trained."""
+    partial_pods: tuple[Pod, ...] = ()
+    """Its pods, oldest first."""
+    tidy_job: Job | None = None
+    """Job that removes what an Ephemeral workspace left in the bucket."""
+
+    @property
+    def errands(self) -> tuple[Job, ...]:
+        """The Jobs without a GPU that there are: they follow a training, and train nothing."""
+        jobs = (self.upload_job, self.partial_job, self.tidy_job)
+        return tuple(job for job in jobs if job is not None)
 
     @property
     def latest_pod(self) -> Pod | None:
