@@ -142,16 +142,27 @@ def in_order(
     for run in waiting:
         levels[level_of(run, policy, now)].append(run)
     for level in sorted(levels, reverse=True):
-        heap = [_place(run, held) for run in levels[level]]
-        heapq.heapify(heap)
-        while heap:
-            place = heapq.heappop(heap)
-            run = place[-1]
-            if place[0] != held.gpus_of(run.user):
-                # Its user was given GPUs since: it goes back to where it now belongs.
-                heapq.heappush(heap, _place(run, held))
-                continue
-            yield run
+        yield from _by_turns(levels[level], held)
+
+
+def _by_turns(runs: Iterable[Waiting], held: Held) -> Iterator[Waiting]:
+    """Runs of one level: again and again the oldest of the user with the fewest GPUs.
+
+    Only a user's oldest run stands in the heap. Were they all there, each GPU that their user is
+    given would move all of them, and a thousand runs of one user would cost a million moves.
+    """
+    of_users: defaultdict[str, list[Waiting]] = defaultdict(list)
+    for run in sorted(runs, key=lambda run: (run.created_at, run.uid), reverse=True):
+        of_users[run.user].append(run)
+    heap = [_place(left[-1], held) for left in of_users.values()]
+    heapq.heapify(heap)
+    while heap:
+        *_, run = heapq.heappop(heap)
+        left = of_users[run.user]
+        left.pop()
+        yield run
+        if left:
+            heapq.heappush(heap, _place(left[-1], held))
 
 
 def standings(
