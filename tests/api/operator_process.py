@@ -27,7 +27,8 @@ import kopf
 from lora_operator.kube.resources import Resource
 
 Object = dict[str, Any]
-PATIENCE_SECONDS = 60.0
+# An operator that has to start on a busy machine takes a minute; who waits for long has failed.
+PATIENCE_SECONDS = 240.0
 
 
 class ApiServer:

@@ -148,8 +148,7 @@ class Stage:
         self.api.patch_status(JOBS, self.namespace, job_name(self.name), status)
 
     def live(self) -> Object:
-        """A whole life, from apply to Completed, in which the first attempt crashes."""
-        self.apply()
+        """A whole life of an applied run, to Completed, in which the first attempt crashes."""
         self.is_in("Pending", "PodPending")
         self.bind_claim()
         eventually(

@@ -109,6 +109,7 @@ def test_connections_that_break_all_the_time_delay_nothing_for_good(
     thread = threading.Thread(target=cut)
     thread.start()
     try:
+        stage.apply()
         assert stage.live()["attempts"] == 2
     finally:
         done.set()
@@ -165,6 +166,7 @@ def test_every_fourth_request_fails_or_loses_its_answer(stage: Stage, wire: Inte
         return answer
 
     wire.rule = storm
+    stage.apply()
     assert stage.live()["attempts"] == 2
 
 
