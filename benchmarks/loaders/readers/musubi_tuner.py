@@ -27,6 +27,8 @@ SIZES = {
 
 def main(family: str, scale: float, paths: list[str]) -> None:
     """Load the files, and print what became of each key."""
+    # A default argument in its text encoder's file asks for a GPU when the file is imported.
+    torch.cuda.current_device = lambda: 0
     for path in paths:
         print(json.dumps(_read(family, path, scale)))
 
