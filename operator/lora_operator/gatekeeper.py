@@ -115,6 +115,10 @@ class Gatekeeper:
         for name in dict.fromkeys((*(run.name for run in queue if run.name in names), *names)):
             self._on_change(Key(namespace, name))
 
+    def limits(self, namespace: str) -> bool:
+        """Whether a policy acts in a namespace, so that nobody starts there who was not let go."""
+        return self._cache.get(POLICIES, Key(namespace, ACTING_POLICY)) is not None
+
     async def look(self, key: Key) -> None:
         """Bring the namespace's gate up to what is known of a run, and note what it says of it.
 
@@ -251,7 +255,7 @@ class Gatekeeper:
 
         The watch of policies may be behind that of runs, and a run that is let go is not stopped.
         """
-        if self._cache.get(POLICIES, Key(key.namespace, ACTING_POLICY)) is not None:
+        if self.limits(key.namespace):
             return False
         body = self._cache.get(TRAININGS, key)
         return body is not None and not body.get("status", {}).get("phase")

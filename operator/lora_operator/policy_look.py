@@ -25,6 +25,12 @@ from lora_operator.state.decision import is_terminal
 from lora_operator.state.views import Observed, Permission, PolicyWord, Run
 
 Answer = Refusal | Deferred | None
+UNASKED = PolicyWord(
+    permission=Permission.AWAITED,
+    reason=Reason.QUEUED,
+    message="The run is about to join the queue of its namespace.",
+)
+"""Said of a run that the gate has not let go, and of which it has nothing to say."""
 _PREEMPTED = (
     "A run of a higher priority needs the GPUs; the trainer writes a checkpoint, and the run goes "
     "on from there when it is its turn again."
@@ -102,7 +108,10 @@ def applicant_of(run: Run, spec: LoRATrainingSpec, policy: TrainingPolicySpec) -
 
 
 def word_of(space: Namespace, run: Run, answer: Answer, place: str) -> PolicyWord:
-    """What the run is told.
+    """What the run is told. Only who is known to be at work may go on; all others wait.
+
+    A word is read by a look that may see more of the run than the gate did: that it was resumed
+    while the ledger was written, for one.
 
     Args:
         space: The gate, after all that may start was let go.
@@ -111,21 +120,24 @@ def word_of(space: Namespace, run: Run, answer: Answer, place: str) -> PolicyWor
         place: Its place in the queue in words, if it has one.
     """
     cost = _cost(space, run)
-    granted = PolicyWord(policy=space.policy, cost=cost, alert=_alert(space, run, cost))
+    said = PolicyWord(policy=space.policy, cost=cost, alert=_alert(space, run, cost))
     if isinstance(answer, Refusal):
         return replace(
-            granted, permission=Permission.DENIED, reason=answer.reason, message=answer.message
+            said, permission=Permission.DENIED, reason=answer.reason, message=answer.message
         )
     if run.uid in space.preempted:
         return replace(
-            granted, permission=Permission.WITHDRAWN, reason=Reason.SUSPENDING, message=_PREEMPTED
+            said, permission=Permission.WITHDRAWN, reason=Reason.SUSPENDING, message=_PREEMPTED
         )
+    if run.uid in space.working or is_terminal(run.status):
+        return said
     message = answer.message if isinstance(answer, Deferred) else place
-    if isinstance(answer, Deferred) or run.uid in space.waiting:
-        return replace(
-            granted, permission=Permission.AWAITED, reason=Reason.QUEUED, message=message
-        )
-    return granted
+    return replace(
+        said,
+        permission=Permission.AWAITED,
+        reason=Reason.QUEUED,
+        message=message or UNASKED.message,
+    )
 
 
 def _cost(space: Namespace, run: Run) -> CostStatus | None:

@@ -23,6 +23,7 @@ from lora_operator.labels import RUN_UID_LABEL, workspace_name
 from lora_operator.logs import log
 from lora_operator.metrics import Metrics
 from lora_operator.observe import NO_WORDS, NOTHING, look_up_warnings, observe, with_words_of
+from lora_operator.policy_look import UNASKED
 from lora_operator.rules.decide import decide
 from lora_operator.run_metrics import bounded_reason, bounded_recipe
 from lora_operator.state.decision import Action, Decision, Event
@@ -139,8 +140,13 @@ class Reconciler:
         return decision
 
     def _observe(self, key: Key) -> Observed | None:
-        words = NO_WORDS if self._gatekeeper is None else self._gatekeeper.words
-        return observe(self._cache, key, self._progress_of, self._moved_at, words)
+        gatekeeper = self._gatekeeper
+        words = NO_WORDS if gatekeeper is None else gatekeeper.words
+        seen = observe(self._cache, key, self._progress_of, self._moved_at, words)
+        if gatekeeper is None or seen is None or seen.policy is not None:
+            return seen
+        # Heard of since the gate was asked, as run or as policy.
+        return replace(seen, policy=UNASKED) if gatekeeper.limits(key.namespace) else seen
 
     async def _act(self, key: Key, wished: tuple[Action, ...], before: Observed) -> Observed | None:
         """What there is of a run, once what was due has been done.

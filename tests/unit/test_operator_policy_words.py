@@ -322,3 +322,13 @@ def test_who_waited_while_the_money_was_spent_is_told_so_even_after_a_restart() 
 def test_a_run_belongs_to_the_month_of_its_creation_by_the_api_servers_clock() -> None:
     space, _ = look_at(a_space(), seen().observed, price=Decimal(1))
     assert set(space.ledgers) == {Month.of(NOW - timedelta(seconds=1))}
+
+
+def test_who_is_neither_at_work_nor_over_has_no_permission_whatever_the_gate_knows() -> None:
+    sight = seen(a_training().suspended()).with_job(a_job().suspended())
+    space, word = look(a_space(), sight)
+    assert (word.permission, word.reason) == (Permission.AWAITED, Reason.QUEUED)
+    resumed = seen().with_job(a_job().suspended()).told_by_policy(word).decide()
+    assert Action.RESUME_JOB not in resumed.actions
+    over = sight.with_status(ended().observed.run.status).observed.run
+    assert word_of(space, over, None, "").permission is Permission.GRANTED

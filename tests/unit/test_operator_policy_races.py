@@ -1,0 +1,54 @@
+"""What happens to a run while its namespace's gate is being asked gives it no permission.
+
+A module of its own because here the cache moves in the middle of a look, while the ledger is being
+written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tests.dictionary_api import DictionaryApi
+from tests.queue_scene import ANNA, BEN, Scene
+
+from lora_operator.kube.resources import CLAIMS, JOBS, TRAININGS
+
+Object = dict[str, Any]
+
+
+class Meanwhile(DictionaryApi):
+    """Something happens while the ledger is being written, once."""
+
+    happens: Callable[[], None] | None = None
+
+    async def _request(self, verb: str, path: str, **rest: Any) -> Object:  # noqa: ANN401
+        if verb in ("PATCH", "POST") and "/trainingledgers" in path and self.happens is not None:
+            happens, self.happens = self.happens, None
+            happens()
+        return await super()._request(verb, path, **rest)
+
+
+async def test_who_is_resumed_while_its_gpu_is_given_away_does_not_go_on_with_it() -> None:
+    api = Meanwhile()
+    scene = await Scene(api).open()
+    going = {**scene.spec_of("anna"), "suspend": True}
+    scene.change(TRAININGS, "anna", spec=going)
+    job = api.objects[JOBS.path("studio", "anna-train")]
+    scene.change(JOBS, "anna-train", spec={**job["spec"], "suspend": True})
+    api.happens = lambda: scene.change(TRAININGS, "anna", spec={**going, "suspend": False})
+    await scene.look(ANNA)
+    assert scene.wakes == [BEN], "the GPU is ben's now"
+    assert api.objects[JOBS.path("studio", "anna-train")]["spec"]["suspend"] is True
+
+
+async def test_who_is_heard_of_while_another_of_its_name_leaves_has_not_been_let_go() -> None:
+    api = Meanwhile()
+    scene = await Scene(api).open()
+    scene.drop(TRAININGS, "anna")
+    scene.drop(JOBS, "anna-train")
+    scene.drop(CLAIMS, "anna-workspace")
+    api.happens = lambda: scene.create("anna", uid="another")
+    await scene.look(ANNA)
+    assert scene.wakes == [BEN]
+    assert not scene.has_job("anna")
