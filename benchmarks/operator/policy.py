@@ -32,6 +32,7 @@ from lora_operator.policy.gate import Applicant, Namespace, ask, release
 from lora_operator.policy.limits import Request
 from lora_operator.policy.queue import standings
 from lora_operator.state.keys import Key
+from lora_operator.state.views import Permission
 
 Object = dict[str, Any]
 ROOT = Path(__file__).parents[2]
@@ -185,7 +186,8 @@ async def queued(runs: int, namespaces: int) -> Object:
     first = [await world.look(key) for key in keys]
     again = [await world.look(key) for key in keys]
     decided = _decisions(runs // namespaces, namespaces)
-    waiting = sum(1 for word in world.gatekeeper.words.values() if word.reason == "Queued")
+    words = world.gatekeeper.words.values()
+    waiting = sum(1 for word in words if word.permission is Permission.AWAITED)
     if waiting != runs - namespaces:
         raise AssertionError(f"{waiting} wait; all but one of each namespace should")
     return {
