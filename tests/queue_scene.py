@@ -12,12 +12,13 @@ from lora_api.policy import ACTING_POLICY, POLICY_KIND
 from lora_operator.actions import Actor
 from lora_operator.cache import Cache
 from lora_operator.gatekeeper import Gatekeeper
-from lora_operator.kube.resources import JOBS, POLICIES, TRAININGS
+from lora_operator.kube.resources import JOBS, LEDGERS, PODS, POLICIES, TRAININGS
+from lora_operator.labels import labels_of
 from lora_operator.metrics import Metrics
 from lora_operator.reconcile import Reconciler
 from lora_operator.state.keys import Key
 from lora_operator.status import StatusWriter
-from tests.builders import NOW, a_training
+from tests.builders import NOW, APod, a_training, stamp
 from tests.dictionary_api import DictionaryApi
 
 Object = dict[str, Any]
@@ -32,13 +33,14 @@ class Scene:
         self.cache = Cache()
         self.wakes: list[Key] = []
         self.news: list[Key] = []
+        self.now = NOW
         self._version = 1000
         gatekeeper = self._gatekeeper = Gatekeeper(
             client=self.api,
             cache=self.cache,
             on_change=self.news.append,
             on_start=self.wakes.append,
-            now=lambda: NOW,
+            now=lambda: self.now,
         )
         self._reconciler = Reconciler(
             client=self.api,
@@ -48,7 +50,7 @@ class Scene:
             metrics=Metrics(),
             progress_of={},
             gatekeeper=gatekeeper,
-            now=lambda: NOW,
+            now=lambda: self.now,
         )
 
     async def open(self) -> Scene:
@@ -67,6 +69,30 @@ class Scene:
                 return
         raise AssertionError(f"{key} is looked at again and again")
 
+    async def flush(self) -> None:
+        """What is written down from time to time is written down now."""
+        await self._gatekeeper.flush()
+
+    def add_pod(self, pod: APod) -> None:
+        """The pod of anna's Job is there, and the watch tells of it."""
+        body = pod.stored()
+        job = self.api.objects[JOBS.path("studio", "anna-train")]
+        body["metadata"]["ownerReferences"][0]["uid"] = job["metadata"]["uid"]
+        body["metadata"]["labels"] = labels_of("anna", "uid-of-anna")
+        body["metadata"]["resourceVersion"] = str(self._next())
+        self.api.hold(PODS, body)
+        self.cache.put(PODS, body)
+
+    def ledger(self) -> Object:
+        """What of the month is stored."""
+        spec: Object = self.api.objects[LEDGERS.path("studio", "2026-11")]["spec"]
+        return spec
+
+    def gpu_seconds(self) -> int:
+        """Of all runs of the month, as stored."""
+        rows = (*self.ledger().get("runs", ()), *self.ledger().get("users", ()))
+        return sum(row.get("gpuSeconds", 0) for row in rows)
+
     def create(self, name: str, uid: str = "", **spec: Any) -> None:  # noqa: ANN401
         """A run is created, and the watch tells of it."""
         body = a_training().named(name).stored()
@@ -83,7 +109,14 @@ class Scene:
             "metadata": {**meta, "resourceVersion": str(self._next())},
             "spec": {"maxConcurrentGPUs": gpus},
         }
+        self.api.hold(POLICIES, body)
         self.cache.put(POLICIES, body)
+
+    def being_deleted(self, name: str) -> None:
+        """A run is deleted, and its object stays until its children are gone."""
+        path = TRAININGS.path("studio", name)
+        self.api.objects[path]["metadata"]["deletionTimestamp"] = stamp(self.now)
+        self.change(TRAININGS, name)
 
     def change(self, resource: Any, name: str, **fields: Any) -> None:  # noqa: ANN401
         """Change an object as its owner would, and let the watch tell of it."""

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 
@@ -24,6 +24,7 @@ from lora_operator.errors import (
     OperatorError,
     RefusedError,
 )
+from lora_operator.gpu_meter import Meter, read_meter
 from lora_operator.kube.client import KubeClient
 from lora_operator.kube.resources import NODES, POLICIES, TRAININGS
 from lora_operator.ledger_store import LedgerStore
@@ -33,20 +34,39 @@ from lora_operator.policy import gate
 from lora_operator.policy.explain import place_in_words
 from lora_operator.policy.forecast import forecast
 from lora_operator.policy.gate import Namespace
-from lora_operator.policy.money import highest_price, price_on
+from lora_operator.policy.money import NOTHING, highest_price, price_on
 from lora_operator.policy.queue import Waiting, standings
-from lora_operator.policy_look import applicant_of, look_at, makes_room, word_of
+from lora_operator.policy_look import (
+    applicant_of,
+    bill,
+    is_dear,
+    look_at,
+    makes_room,
+    node_of,
+    word_of,
+)
 from lora_operator.policy_report import PolicyReporter
 from lora_operator.shared_read import SharedRead
 from lora_operator.state.decision import is_terminal
 from lora_operator.state.keys import Key, Object, key_of
 from lora_operator.state.reading import read_run
-from lora_operator.state.views import PolicyWord
+from lora_operator.state.views import Observed, PolicyWord
 
 # Those at the head of a queue hear of each change; the others learn their place when they are
 # looked at next.
 TOLD_AT_ONCE = 20
 FLUSH_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What is remembered of a run that was looked at: who is gone tells nothing."""
+
+    uid: str
+    created_at: datetime
+    meter: Meter | None = None
+    price: Decimal = NOTHING
+    """Of a GPU-hour on its node."""
 
 
 class Kept:
@@ -55,13 +75,13 @@ class Kept:
     Attributes:
         space: The gate as it is.
         store: Where its ledgers lie.
-        seen: Uid and creation of the runs that were looked at, by name: who is gone tells nothing.
+        seen: The runs that were looked at, by name.
     """
 
     def __init__(self, space: Namespace, store: LedgerStore) -> None:
         self.space = space
         self.store = store
-        self.seen: dict[str, tuple[str, datetime]] = {}
+        self.seen: dict[str, Known] = {}
 
 
 class Gatekeeper:
@@ -143,11 +163,15 @@ class Gatekeeper:
         """Write down from time to time what no decision waits for: costs, and who uses what."""
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
-            for body in self._cache.all(POLICIES):
-                try:
-                    await self._write_down(body)
-                except OperatorError as error:
-                    log("policy not reported", policy=key_of(body), reason=error.reason)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write down what no decision waits for, in each namespace that has a policy."""
+        for body in self._cache.all(POLICIES):
+            try:
+                await self._write_down(body)
+            except OperatorError as error:
+                log("policy not reported", policy=key_of(body), reason=error.reason)
 
     async def _write_down(self, body: Object) -> None:
         key = key_of(body)
@@ -160,11 +184,25 @@ class Gatekeeper:
                 return
             try:
                 kept = await self._of(key.namespace, policy)
+                await self._bill(key.namespace, kept)
                 await kept.store.write_all(kept.space.ledgers)
             except ApiError:
                 self._kept.pop(key.namespace, None)
                 raise
             await self._reporter.report(body, kept.space, self._now())
+
+    async def _bill(self, namespace: str, kept: Kept) -> None:
+        """Pay for what all runs at work have held until now, whether or not their looks come."""
+        now = self._now()
+        for name, known in list(kept.seen.items()):
+            seen = observe(self._cache, Key(namespace, name), {})
+            if known.uid not in kept.space.working or seen is None or seen.run.uid != known.uid:
+                continue
+            price = await self._price(kept.space.policy, node_of(seen))
+            kept.seen[name] = _known(seen, price, now)
+            kept.space = bill(kept.space, seen, price=price, now=now)
+            if is_dear(kept.space, seen):
+                self._on_change(Key(namespace, name))
 
     async def _look(self, key: Key, policy: TrainingPolicySpec) -> None:
         kept = await self._of(key.namespace, policy)
@@ -172,15 +210,15 @@ class Gatekeeper:
         space = replace(kept.space, policy=policy)
         seen = observe(self._cache, key, {})
         known = kept.seen.get(key.name)
-        if known is not None and (seen is None or seen.run.uid != known[0]):
-            space = gate.forget(space, known[0], created_at=known[1])
-            self.words.pop(known[0], None)
+        if known is not None and (seen is None or seen.run.uid != known.uid):
+            space = _forget(space, known, now)
+            self.words.pop(known.uid, None)
             del kept.seen[key.name]
         answer = None
         if seen is not None:
-            kept.seen[key.name] = (seen.run.uid, seen.run.created_at)
-            price = await self._price(policy, seen.run.status.node_name)
-            space, answer = look_at(space, seen, price=price)
+            price = await self._price(policy, node_of(seen))
+            kept.seen[key.name] = _known(seen, price, now)
+            space, answer = look_at(space, seen, price=price, now=now)
         released = gate.release(space, now)
         space = released.namespace
         await kept.store.write_urgent(space.ledgers)
@@ -213,7 +251,7 @@ class Gatekeeper:
         for body in self._of_namespace(namespace):
             run = read_run(body)
             live.add(run.uid)
-            kept.seen[run.key.name] = (run.uid, run.created_at)
+            kept.seen[run.key.name] = Known(uid=run.uid, created_at=run.created_at)
             if run.spec is None or is_terminal(run.status):
                 continue
             seen = observe(self._cache, run.key, {})
@@ -267,8 +305,8 @@ class Gatekeeper:
     def _no_policy(self, key: Key) -> None:
         """Nothing is limited any more, and nothing counted."""
         kept = self._kept.pop(key.namespace, None)
-        for uid, _ in kept.seen.values() if kept is not None else ():
-            self.words.pop(uid, None)
+        for known in kept.seen.values() if kept is not None else ():
+            self.words.pop(known.uid, None)
         # What was known of the namespace is forgotten where its ledger failed, its words are not.
         body = self._cache.get(TRAININGS, key)
         if body is not None:
@@ -288,6 +326,28 @@ class Gatekeeper:
                 return highest_price(prices)
             self._node_labels[node] = body["metadata"].get("labels", {})
         return price_on(prices, self._node_labels[node])
+
+
+def _known(seen: Observed, price: Decimal, now: datetime) -> Known:
+    return Known(
+        uid=seen.run.uid,
+        created_at=seen.run.created_at,
+        meter=read_meter(seen, now),
+        price=price,
+    )
+
+
+def _forget(space: Namespace, known: Known, now: datetime) -> Namespace:
+    """A run's object is gone; what it held until now is paid for."""
+    if known.meter is not None:
+        space = gate.bill(
+            space,
+            known.uid,
+            gpu_seconds=known.meter.until(now),
+            per_gpu_hour=known.price,
+            created_at=known.created_at,
+        )
+    return gate.forget(space, known.uid, created_at=known.created_at)
 
 
 def _place(space: Namespace, queue: tuple[Waiting, ...], uid: str, now: datetime) -> str:

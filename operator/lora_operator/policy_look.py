@@ -5,6 +5,7 @@ runs.
 """
 
 from dataclasses import replace
+from datetime import datetime
 from decimal import Decimal
 
 from lora_api.policy import TrainingPolicySpec
@@ -13,11 +14,12 @@ from lora_api.reasons import Reason
 from lora_api.settings import DEFAULT_STEPS
 from lora_api.status import CostStatus, Phase
 from lora_api.training import LoRATrainingSpec
+from lora_operator.gpu_meter import read_meter
 from lora_operator.policy import gate
 from lora_operator.policy.alerts import cost_alert
 from lora_operator.policy.defaults import priority_of
 from lora_operator.policy.gate import Applicant, Deferred, Namespace
-from lora_operator.policy.ledger import FINAL
+from lora_operator.policy.ledger import FINAL, Sighting
 from lora_operator.policy.limits import Refusal, Request, spent_budget
 from lora_operator.policy.money import NOTHING, written
 from lora_operator.policy.sightings import sighting
@@ -37,27 +39,31 @@ _PREEMPTED = (
 )
 
 
-def look_at(space: Namespace, seen: Observed, *, price: Decimal) -> tuple[Namespace, Answer]:
+def look_at(
+    space: Namespace, seen: Observed, *, price: Decimal, now: datetime
+) -> tuple[Namespace, Answer]:
     """Bring the gate up to what is seen of a run.
 
     Args:
         space: The gate.
         seen: The run, its Job and pods.
         price: Of a GPU-hour on the run's node.
+        now: The present.
 
     Returns:
         The gate, and why the run may not start if that is so.
     """
     run, spec = seen.run, seen.run.spec
     if spec is None or run.status_fault or run.deleting:
-        return space, None
-    is_accounted = run.status.cost is not None and run.status.cost.final
-    sight = sighting(spec, run.status, per_gpu_hour=price)
+        return bill(space, seen, price=price, now=now), None
     if is_terminal(run.status):
+        is_accounted = run.status.cost is not None and run.status.cost.final
+        sight = sighting(spec, run.status, per_gpu_hour=price)
         return gate.note(
             space, run.uid, sight, created_at=run.created_at, accounted=is_accounted
         ), None
     if seen.holds_nothing and (spec.suspend or run.uid in space.preempted):
+        space = bill(space, seen, price=price, now=now)
         space = gate.pause(space, run.uid, created_at=run.created_at)
         if spec.suspend:
             return space, None
@@ -69,11 +75,38 @@ def look_at(space: Namespace, seen: Observed, *, price: Decimal) -> tuple[Namesp
         space = gate.adopt(space, applicant)
     space, answer = gate.ask(space, applicant)
     if answer is None:
+        sight = _metered(sighting(spec, run.status, per_gpu_hour=price), seen, now)
         if run.uid in space.waiting:
             # The status of a run that has just made room still tells what it did before.
             sight = replace(sight, state=RunState.WAITING)
         space = gate.note(space, run.uid, sight, created_at=run.created_at)
     return space, answer
+
+
+def bill(space: Namespace, seen: Observed, *, price: Decimal, now: datetime) -> Namespace:
+    """Pay for what a run has held until now; where it stands is left to a look.
+
+    Also for a run that is being deleted: its pods have their GPUs until they are gone.
+    """
+    meter = read_meter(seen, now)
+    return gate.bill(
+        space,
+        seen.run.uid,
+        gpu_seconds=meter.gpu_seconds,
+        per_gpu_hour=price,
+        created_at=seen.run.created_at,
+    )
+
+
+def is_dear(space: Namespace, seen: Observed) -> bool:
+    """Whether the run's cost has passed a line of the policy's of which nobody was told."""
+    return _alert(space, seen.run, _cost(space, seen.run)) is not None
+
+
+def node_of(seen: Observed) -> str | None:
+    """The node that a run is on, or was last."""
+    pod = seen.latest_pod
+    return (pod.node if pod is not None else None) or seen.run.status.node_name
 
 
 def makes_room(seen: Observed) -> bool:
@@ -138,6 +171,10 @@ def word_of(space: Namespace, run: Run, answer: Answer, place: str) -> PolicyWor
         reason=Reason.QUEUED,
         message=message or UNASKED.message,
     )
+
+
+def _metered(sight: Sighting, seen: Observed, now: datetime) -> Sighting:
+    return replace(sight, gpu_seconds=read_meter(seen, now).gpu_seconds)
 
 
 def _cost(space: Namespace, run: Run) -> CostStatus | None:

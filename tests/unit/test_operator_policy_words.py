@@ -158,7 +158,7 @@ def a_space(**policy: Any) -> Namespace:  # noqa: ANN401
 def look(space: Namespace, sight: ASight) -> tuple[Namespace, PolicyWord]:
     """One look, as the operator does it: ask, then let go who may start."""
     observed = sight.observed
-    space, answer = look_at(space, observed, price=Decimal("3.6"))
+    space, answer = look_at(space, observed, price=Decimal("3.6"), now=NOW)
     space = release(space, NOW).namespace
     return space, word_of(space, observed.run, answer, "its place")
 
@@ -320,7 +320,7 @@ def test_who_waited_while_the_money_was_spent_is_told_so_even_after_a_restart() 
 
 
 def test_a_run_belongs_to_the_month_of_its_creation_by_the_api_servers_clock() -> None:
-    space, _ = look_at(a_space(), seen().observed, price=Decimal(1))
+    space, _ = look_at(a_space(), seen().observed, price=Decimal(1), now=NOW)
     assert set(space.ledgers) == {Month.of(NOW - timedelta(seconds=1))}
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from decimal import Decimal
 
 from lora_api.policy import Preemption, TrainingPolicySpec
 from lora_api.policy_ledger import MAX_OPEN_RUNS, RunState
@@ -170,6 +171,30 @@ def note(
     if accounted:
         space = _keeping(space, ledgers.settle(ledger, uid))
     return space
+
+
+def bill(
+    space: Namespace,
+    uid: str,
+    *,
+    gpu_seconds: int,
+    per_gpu_hour: Decimal,
+    created_at: datetime,
+) -> Namespace:
+    """Pay for what a run has held until now, and change nothing else of it."""
+    ledger = space.ledger_of(created_at)
+    entry = ledger.runs.get(uid)
+    if entry is None or entry.state in FINAL:
+        return space
+    held = Sighting(
+        user=entry.user,
+        recipe=entry.recipe,
+        gpus=entry.gpus,
+        state=entry.state,
+        gpu_seconds=gpu_seconds,
+        per_gpu_hour=per_gpu_hour,
+    )
+    return _keeping(space, ledgers.observe(ledger, uid, held))
 
 
 def forget(space: Namespace, uid: str, *, created_at: datetime) -> Namespace:

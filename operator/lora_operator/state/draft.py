@@ -189,7 +189,8 @@ class Draft:
     def decision(self) -> Decision:
         """Close the draft."""
         status = self._next()
-        if status == self.stored:
+        is_final = self._untouched or self._acknowledged
+        if status == self.stored and (is_final or not self._cost_alert()):
             return Decision(status=None, actions=tuple(self._actions), revisit_at=self._revisit_at)
         return Decision(
             # What grows by the second no longer does after the end.
