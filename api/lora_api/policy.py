@@ -32,9 +32,17 @@ def _as_amount(value: object) -> object:
 
 
 # Text, because a float can't hold a cent; six places hold a second of a cheap GPU.
+# Twelve digits before the point, because a budget may be in dong or rupiah.
 Money = Annotated[
     str,
-    StringConstraints(pattern=r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?$"),
+    StringConstraints(pattern=r"^(0|[1-9][0-9]{0,11})(\.[0-9]{1,6})?$"),
+    BeforeValidator(_as_amount),
+    Field(json_schema_extra={INT_OR_STRING: True}),
+]
+# What a month of runs comes to at the highest of prices; 26 digits are exact in decimal arithmetic.
+ComputedMoney = Annotated[
+    str,
+    StringConstraints(pattern=r"^(0|[1-9][0-9]{0,19})(\.[0-9]{1,6})?$"),
     BeforeValidator(_as_amount),
     Field(json_schema_extra={INT_OR_STRING: True}),
 ]

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from lora_api.base import Count, LenientDocument
-from lora_api.policy import Money
+from lora_api.policy import ComputedMoney
 from lora_api.policy_status import Month, Text
 
 LEDGER_KIND = "TrainingLedger"
@@ -60,10 +60,10 @@ class LedgerRun(LenientDocument):
     steps: Count = 0
     """Optimiser steps done."""
 
-    cost: Money = "0"
+    cost: ComputedMoney = "0"
     """What they cost."""
 
-    estimate: Money | None = None
+    estimate: ComputedMoney | None = None
     """What the whole run was estimated to cost when it was admitted."""
 
 
@@ -79,7 +79,7 @@ class LedgerUser(LenientDocument):
     gpu_seconds: Count = 0
     """GPU-seconds of all runs, failed ones included."""
 
-    cost: Money = "0"
+    cost: ComputedMoney = "0"
     """What they cost."""
 
 

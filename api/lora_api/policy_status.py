@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import AwareDatetime, Field
 
 from lora_api.base import Count, LenientDocument
-from lora_api.policy import Money
+from lora_api.policy import ComputedMoney, Money
 from lora_api.status import Condition
 
 MAX_LISTED = 100
@@ -20,7 +20,7 @@ Month = Annotated[str, Field(max_length=7, pattern=r"^[0-9]{4}-[0-9]{2}$")]
 class SpendingStatus(LenientDocument):
     """What the runs of this month have cost."""
 
-    amount: Money
+    amount: ComputedMoney
     """Spent so far, in the policy's currency."""
 
     budget: Money | None = None
@@ -48,7 +48,7 @@ class UserUsage(LenientDocument):
     gpu_seconds: Count = 0
     """GPUs times seconds that pods held them this month."""
 
-    cost: Money = "0"
+    cost: ComputedMoney = "0"
     """What that cost."""
 
 

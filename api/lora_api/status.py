@@ -18,7 +18,7 @@ from lora_api.base import (
     ReasonWord,
     UnitInterval,
 )
-from lora_api.policy import Money
+from lora_api.policy import ComputedMoney
 
 MAX_RECENT_ATTEMPTS = 10
 Name = Annotated[str, Field(max_length=253)]
@@ -278,7 +278,7 @@ class TimelineStatus(LenientDocument):
 class CostStatus(LenientDocument):
     """What the run has cost, where its namespace has a policy."""
 
-    amount: Money
+    amount: ComputedMoney
     """GPU-seconds held, at the prices of the nodes they were held on."""
 
     currency: Annotated[str, Field(max_length=3)]

@@ -54,6 +54,7 @@ class LedgerStore:
 
         Raises:
             ConflictError: Somebody else wrote since; what is known is to be read again.
+            InternalError: One does not fit into its document.
         """
         for month, ledger in ledgers.items():
             stored = self._stored.get(month)
@@ -61,15 +62,26 @@ class LedgerStore:
                 await self._write(ledger)
 
     async def write_all(self, ledgers: Mapping[Month, Ledger]) -> None:
-        """Store whatever differs."""
+        """Store whatever differs.
+
+        Raises:
+            ConflictError: Somebody else wrote since; what is known is to be read again.
+            InternalError: One does not fit into its document.
+        """
         for month, ledger in ledgers.items():
             stored = self._stored.get(month)
-            if stored is not None and write_ledger(stored.ledger) != write_ledger(ledger):
+            if stored is not None and stored.ledger != ledger:
                 await self._write(ledger)
 
     async def _write(self, ledger: Ledger) -> None:
         name = str(ledger.month)
-        spec = write_ledger(ledger).model_dump(mode="json", by_alias=True, exclude_none=True)
+        try:
+            document = write_ledger(ledger)
+        except (ValidationError, ArithmeticError) as error:
+            raise InternalError(
+                f"TrainingLedger {self._namespace}/{name} can't be written: {error}"
+            ) from error
+        spec = document.model_dump(mode="json", by_alias=True, exclude_none=True)
         stored = self._stored.get(ledger.month)
         if stored is None:
             body: Object = {

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.policies import NOVEMBER, a_ledger, seen
 
-from lora_api.policy_ledger import MAX_OPEN_RUNS, RunState, TrainingLedgerSpec
+from lora_api.policy_ledger import MAX_OPEN_RUNS, MAX_USERS, RunState, TrainingLedgerSpec
 from lora_api.status import LoRATrainingStatus, Phase, ProgressStatus
 from lora_operator.policy.ledger import (
+    OTHERS,
     Ledger,
     Sighting,
     admit,
@@ -141,6 +142,51 @@ def test_a_ledger_takes_only_so_many_runs_that_are_not_over() -> None:
     entry = after().runs["u1"]
     assert not after().is_full
     assert Ledger(month=NOVEMBER, runs={str(n): entry for n in range(MAX_OPEN_RUNS)}).is_full
+
+
+def of_users(count: int, state: RunState) -> Ledger:
+    """A ledger in which each of so many users has a run."""
+    ledger = a_ledger()
+    for number in range(count):
+        ledger = observe(ledger, f"u{number}", seen(state, user=f"user{number}", gpu_seconds=1000))
+    return ledger
+
+
+def test_more_users_than_a_ledger_has_sums_lose_neither_money_nor_places() -> None:
+    ledger = of_users(MAX_USERS + 100, COUNTED)
+    for uid in ledger.runs:
+        ledger = settle(ledger, uid)
+    back = read_ledger(write_ledger(ledger))
+    assert len(back.users) == MAX_USERS
+    assert back.users[OTHERS].trainings == 101
+    assert (back.spent, sum(back.places.values())) == (ledger.spent, MAX_USERS + 100)
+    assert {user: count for user, count in ledger.places.items() if count} == back.places
+
+
+def test_who_has_no_sum_finds_no_room_where_all_are_taken_and_nobody_else() -> None:
+    ledger = of_users(MAX_USERS, RUNS)
+    half = settle(observe(ledger, "u0", seen(COUNTED, user="user0")), "u0")
+    for full in (ledger, half):
+        assert full.has_room_for("user0")
+        assert full.has_room_for("user7")
+        assert not full.has_room_for("anna")
+    assert of_users(MAX_USERS - 1, RUNS).has_room_for("anna")
+
+
+def test_a_full_ledger_takes_no_run_that_was_there_before_the_policy() -> None:
+    entry = after().runs["u1"]
+    full = Ledger(month=NOVEMBER, runs={str(n): entry for n in range(MAX_OPEN_RUNS)})
+    for state in (RUNS, COUNTED):
+        assert observe(full, "older", seen(state, gpu_seconds=1000)) is full
+
+
+def test_a_month_at_the_highest_price_can_be_written() -> None:
+    ledger = observe(
+        admit(a_ledger(), "u1", seen(WAITS), Decimal(10**19)),
+        "u1",
+        seen(RUNS, gpu_seconds=16 * 14 * 86_400 * 10_000, price="999999999999.999999"),
+    )
+    assert read_ledger(write_ledger(ledger)).spent == ledger.spent
 
 
 # Anything that may be seen of any of a few runs, in any order.

@@ -16,6 +16,8 @@ from lora_operator.policy.money import NOTHING, cost_of
 from lora_operator.policy.months import Month
 
 FINAL = frozenset({RunState.COUNTED, RunState.RETURNED})
+# No user can be called so: a user's name begins with a letter or a digit.
+OTHERS = "_others"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +106,14 @@ class Ledger:
     @property
     def is_full(self) -> bool:
         """Whether no further run can be noted."""
-        return len(self.runs) >= MAX_OPEN_RUNS or len(self.users) >= MAX_USERS
+        return len(self.runs) >= MAX_OPEN_RUNS
+
+    def has_room_for(self, user: str) -> bool:
+        """Whether a user's runs can be counted: each has a sum of its own, or none is left."""
+        if len(self.users) + len(self.runs) < MAX_USERS or user in self.users:
+            return True
+        named = self.users.keys() | {entry.user for entry in self.runs.values()}
+        return user in named or len(named) < MAX_USERS
 
 
 def next_month(ledger: Ledger, month: Month) -> Ledger:
@@ -136,6 +145,9 @@ def observe(ledger: Ledger, uid: str, seen: Sighting, *, accounted: bool = False
     if known is None:
         # What was refused at the gate ends without ever having had a place.
         if accounted or (seen.state is RunState.RETURNED and not seen.gpu_seconds):
+            return ledger
+        # It is looked at again, and then there may be room.
+        if ledger.is_full:
             return ledger
         known = _new(seen, None)
         ledger = _with(ledger, uid, known)
@@ -204,19 +216,34 @@ def _with(ledger: Ledger, uid: str, entry: Entry) -> Ledger:
 
 
 def _summed_up(ledger: Ledger, uid: str, entry: Entry) -> Ledger:
-    total = ledger.users.get(entry.user, Total())
+    user = _summed_up_as(ledger, entry.user)
+    total = ledger.users.get(user, Total())
     users = dict(ledger.users)
-    users[entry.user] = Total(
+    users[user] = Total(
         trainings=total.trainings + entry.has_place,
         gpu_seconds=total.gpu_seconds + entry.gpu_seconds,
         cost=total.cost + entry.cost,
     )
+    places = ledger.places
+    if user != entry.user and entry.has_place:
+        left = places[entry.user] - 1
+        places = {**places, entry.user: left, user: places.get(user, 0) + 1}
     return replace(
         ledger,
         runs={key: value for key, value in ledger.runs.items() if key != uid},
         users=users,
+        places=places,
         speeds=_learned(ledger.speeds, entry),
     )
+
+
+def _summed_up_as(ledger: Ledger, user: str) -> str:
+    """Whose sum it goes to; runs from before the policy may be of more users than there are sums.
+
+    The last sum is kept for them: nothing that was paid for is lost.
+    """
+    has_sum = user in ledger.users or len(ledger.users) < MAX_USERS - 1
+    return user if has_sum else OTHERS
 
 
 def _learned(speeds: Mapping[str, Speed], entry: Entry) -> Mapping[str, Speed]:
