@@ -6,6 +6,8 @@ namespace, and the ledger is written before anybody acts on what it says.
 
 import asyncio
 import contextlib
+import logging
+import traceback
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -172,6 +174,14 @@ class Gatekeeper:
                 await self._write_down(body)
             except OperatorError as error:
                 log("policy not reported", policy=key_of(body), reason=error.reason)
+            except Exception:
+                # A fault met in one namespace must not end the others' day.
+                log(
+                    "policy report broke",
+                    level=logging.ERROR,
+                    policy=key_of(body),
+                    traceback=traceback.format_exc(),
+                )
 
     async def _write_down(self, body: Object) -> None:
         key = key_of(body)
@@ -247,6 +257,7 @@ class Gatekeeper:
             return known
         store = LedgerStore(self._client, namespace)
         kept = Kept(Namespace(policy=policy, ledgers=await store.read()), store)
+        await self._catch_up(namespace, kept.space)
         live = set()
         for body in self._of_namespace(namespace):
             run = read_run(body)
@@ -265,6 +276,21 @@ class Gatekeeper:
                 kept.space = gate.forget(kept.space, uid, created_at=ledger.month.start)
         self._kept[namespace] = kept
         return kept
+
+    async def _catch_up(self, namespace: str, space: Namespace) -> None:
+        """Hear of the runs that the ledgers know and the cache does not, if they are there.
+
+        Whoever led before may have let runs in of which our watch has yet to tell. To take them for
+        deleted would be to sum them up, and to judge them anew once they are heard of.
+        """
+        noted = {uid for ledger in space.ledgers.values() for uid in ledger.runs}
+        heard = {body["metadata"]["uid"] for body in self._of_namespace(namespace)}
+        if noted <= heard:
+            return
+        for body in await self._client.list_objects(TRAININGS, namespace, params={}):
+            if self._cache.put(TRAININGS, body):
+                # The watch will have no news of it.
+                self._on_change(key_of(body))
 
     def _of_namespace(self, namespace: str) -> list[Object]:
         """Its runs, as last heard of."""

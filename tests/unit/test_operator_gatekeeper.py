@@ -60,6 +60,27 @@ async def test_a_run_is_let_go_when_its_policy_goes_after_the_ledger_failed() ->
     assert "uid-of-ben" not in gatekeeper.words
 
 
+class BrokenApi(DictionaryApi):
+    """Answers one namespace with what nobody foresaw."""
+
+    async def patch_status(
+        self, resource: Resource, namespace: str, name: str, body: Object
+    ) -> Object:
+        if namespace == "broken":
+            raise ZeroDivisionError
+        return await super().patch_status(resource, namespace, name, body)
+
+
+async def test_a_fault_in_one_namespace_leaves_the_others_their_reports() -> None:
+    api, cache = BrokenApi(), Cache()
+    for namespace in ("broken", "studio"):
+        policy = {**POLICY, "metadata": {**POLICY["metadata"], "namespace": namespace}}
+        cache.put(POLICIES, policy)
+        api.objects[POLICIES.path(namespace, ACTING_POLICY)] = policy
+    await a_gatekeeper(api, cache).flush()
+    assert "status" in api.objects[POLICIES.path("studio", ACTING_POLICY)]
+
+
 class SlowApi(DictionaryApi):
     """Counts reads, and answers none before it is let."""
 

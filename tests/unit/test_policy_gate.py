@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.policies import NOON, NOVEMBER, a_ledger, a_policy, a_request, seen
 
-from lora_api.policy_ledger import MAX_OPEN_RUNS, RunState
+from lora_api.policy_ledger import MAX_OPEN_RUNS, MAX_USERS, RunState
 from lora_operator.policy.gate import (
     Applicant,
     Deferred,
     Namespace,
+    adopt,
     ask,
     forget,
     note,
@@ -21,7 +22,7 @@ from lora_operator.policy.gate import (
     recall,
     release,
 )
-from lora_operator.policy.ledger import Ledger, Speed, admit
+from lora_operator.policy.ledger import Ledger, Speed, Total, admit
 from lora_operator.policy.limits import Refusal
 from lora_operator.policy.months import Month
 
@@ -118,6 +119,24 @@ def test_a_full_ledger_defers_and_does_not_refuse() -> None:
     space, verdict = ask(a_space(ledger=full), an_applicant("u1"))
     assert isinstance(verdict, Deferred)
     assert "u1" not in space.waiting
+
+
+def test_as_many_users_as_a_ledger_counts_for_shut_out_new_ones_alone() -> None:
+    entry = Total(trainings=1)
+    full = Ledger(month=NOVEMBER, users={f"user{n}": entry for n in range(MAX_USERS)})
+    space, verdict = ask(a_space(ledger=full), an_applicant("u1", "anna"))
+    assert isinstance(verdict, Deferred)
+    assert verdict.message.startswith("The ledger of 2026-11 counts for 2000 users, as many as it")
+    space, verdict = ask(space, an_applicant("u2", "user7"))
+    assert verdict is None
+    assert set(space.waiting) == {"u2"}
+
+
+def test_a_full_ledger_stops_nobody_who_was_at_work_before_the_policy_and_does_not_break() -> None:
+    entry = admit(a_ledger(), "u", seen(), None).runs["u"]
+    full = Ledger(month=NOVEMBER, runs={f"x{n}": entry for n in range(MAX_OPEN_RUNS)})
+    space = a_space(ledger=full)
+    assert adopt(space, an_applicant("u1")) == space
 
 
 def test_a_run_belongs_to_the_month_of_its_creation_whenever_it_is_seen() -> None:

@@ -13,7 +13,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from lora_api.policy import Preemption, TrainingPolicySpec
-from lora_api.policy_ledger import MAX_OPEN_RUNS, RunState
+from lora_api.policy_ledger import MAX_OPEN_RUNS, MAX_USERS, RunState
 from lora_operator.policy import ledger as ledgers
 from lora_operator.policy.ledger import FINAL, Entry, Ledger, Sighting
 from lora_operator.policy.limits import Refusal, Request, estimated_cost, refusal, spent_budget
@@ -92,7 +92,7 @@ def ask(space: Namespace, run: Applicant) -> tuple[Namespace, Refusal | Deferred
     verdict = refusal(run.request, space.policy, ledger)
     if verdict is not None:
         return space, verdict
-    if ledger.is_full:
+    if ledger.is_full or not ledger.has_room_for(run.request.user):
         return space, _deferral(ledger)
     estimate = estimated_cost(run.request, space.policy, ledger)
     noted = ledgers.admit(ledger, run.uid, _sighting(run, RunState.WAITING), estimate)
@@ -123,6 +123,8 @@ def adopt(space: Namespace, run: Applicant) -> Namespace:
     ledger = space.ledger_of(run.created_at)
     if run.uid in space.working or run.uid in ledger.runs:
         return recall(space, run)
+    if ledger.is_full:
+        return space
     noted = ledgers.admit(ledger, run.uid, _sighting(run, RunState.RUNNING), None)
     space = _waiting(_keeping(space, noted), run, ledger)
     return _at_work(space, space.waiting[run.uid], run.created_at)
@@ -298,9 +300,16 @@ def _without(space: Namespace, uid: str) -> Namespace:
 
 
 def _deferral(ledger: Ledger) -> Deferred:
+    if ledger.is_full:
+        return Deferred(
+            message=(
+                f"The ledger of {ledger.month} holds {MAX_OPEN_RUNS} runs that are not over, as "
+                "many as it can; the run is looked at again when one of them ends."
+            )
+        )
     return Deferred(
         message=(
-            f"The ledger of {ledger.month} holds {MAX_OPEN_RUNS} runs that are not over, as many "
-            "as it can; the run is looked at again when one of them ends."
+            f"The ledger of {ledger.month} counts for {MAX_USERS} users, as many as it can, and "
+            "spec.user is none of them. Create the run again next month, or in another namespace."
         )
     )
