@@ -64,7 +64,7 @@ def seconds_to_news(told: Progress, *, running: int) -> float:
     usual = pace(running)
     if usual <= ROUND_SECONDS or told.stage is not Stage.TRAIN or not told.steps_per_second:
         return usual
-    if not told.total_steps:
+    if told.step >= told.total_steps:
         return usual
     percent = 100 * told.step // told.total_steps
     next_step = math.ceil((percent + 1) * told.total_steps / 100)

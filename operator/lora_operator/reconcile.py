@@ -15,6 +15,7 @@ from lora_api.status import LoRATrainingStatus, Phase
 from lora_operator.actions import Actor
 from lora_operator.cache import Cache
 from lora_operator.errors import ConflictError, NotFoundError, OperatorError
+from lora_operator.first_words import FirstWords
 from lora_operator.gatekeeper import Gatekeeper
 from lora_operator.gpu_nodes import GpuNodes
 from lora_operator.kube.client import KubeClient
@@ -69,7 +70,7 @@ class Reconciler:
         self._client = client
         self._warnings = WarningEvents(client)
         self._leads_since = leads_since
-        self._is_pressed = is_pressed
+        self._first_words = FirstWords(is_pressed)
         self._cache = cache
         self._actor = actor
         self._writer = writer
@@ -111,17 +112,28 @@ class Reconciler:
         seen = self._observe(key)
         self._note_unreadable(key, seen)
         if seen is None:
+            self._first_words.forget(key)
             return None
+        overtaken = self._first_words.overtaken(seen)
+        if overtaken is not None:
+            late = decide(overtaken, self._now())
+            if late.status is not None and not late.ends_run:
+                await self._write(seen.run, late.status, late.events)
+                return replace(late, revisit_at=self._now())
         seen = await look_up_warnings(self._client, self._warnings, seen, self._now())
         if self._gpu_nodes is not None:
             seen = await self._gpu_nodes.explain(seen)
-        decision = decide(seen, self._now())
+        return await self._bring_about(key, seen)
+
+    async def _bring_about(self, key: Key, before: Observed) -> Decision | None:
+        """Do what is due for a run, and write down where it stands."""
+        seen, decision = before, decide(before, self._now())
         if decision.actions:
-            seen = await self._act(key, decision.actions, seen)
-            if seen is None:
+            after = await self._act(key, decision.actions, before)
+            if after is None:
                 return None
-            decision = decide(seen, self._now())
-            if self._can_wait(seen, decision):
+            seen, decision = after, decide(after, self._now())
+            if self._first_words.may_wait(seen, decision):
                 return replace(decision, status=None, events=(), revisit_at=self._now())
         if decision.ends_run:
             # A terminal status can't be taken back, so it is decided on live objects only; what
@@ -178,11 +190,6 @@ class Reconciler:
         since = self._leads_since()
         return since is not None and run.created_at - since >= SURELY_LATER and not run.status.phase
 
-    def _can_wait(self, seen: Observed, decision: Decision) -> bool:
-        """Whether the first word about a run may come after other runs have their Jobs."""
-        is_first = not seen.run.status.phase and seen.job is not None
-        return is_first and not decision.ends_run and self._is_pressed()
-
     async def _reread(self, key: Key) -> None:
         """Bring run, claim, Job and pods in the cache up to the API server's state."""
         await self._reread_one(TRAININGS, key)
@@ -199,6 +206,13 @@ class Reconciler:
         )
         for pod in pods:
             self._cache.put(PODS, pod)
+        # Nobody may have told of those that are gone: after an outage the relist does not.
+        alive = {pod["metadata"]["uid"] for pod in pods}
+        for pod in self._cache.children(key, PODS):
+            meta = pod["metadata"]
+            is_ours = meta.get("labels", {}).get(RUN_UID_LABEL) == seen.run.uid
+            if is_ours and meta["uid"] not in alive:
+                self._cache.drop(PODS, Key(key.namespace, meta["name"]), uid=meta["uid"])
 
     async def _reread_one(self, resource: Resource, key: Key) -> None:
         try:

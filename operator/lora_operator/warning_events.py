@@ -18,6 +18,7 @@ from lora_operator.kube.resources import EVENTS
 from lora_operator.shared_read import SharedRead
 from lora_operator.state.keys import Object
 from lora_operator.state.reading import read_time
+from lora_operator.state.text import quote
 
 # What kept a pod from a node says nothing about why its node does not start it, and the pod's own
 # condition says it, too.
@@ -77,15 +78,19 @@ class WarningEvents:
             EVENTS, namespace, params={"fieldSelector": SELECTOR}, most=MAX_EVENTS
         )
         async for event in events:
-            uid = event.get("involvedObject", {}).get("uid", "")
-            warned = Warned(_last_seen(event), event.get("message", ""))
-            if uid not in read.latest or read.latest[uid].at < warned.at:
+            uid, warned = event.get("involvedObject", {}).get("uid", ""), _warned(event)
+            if warned is not None and (uid not in read.latest or read.latest[uid].at < warned.at):
                 read.latest[uid] = warned
         self._known[namespace] = read
         for name in [n for n, r in self._known.items() if read.at - r.at > FORGET_AFTER_SECONDS]:
             del self._known[name]
 
 
-def _last_seen(event: Object) -> datetime:
+def _warned(event: Object) -> Warned | None:
+    """What an event says; None where that can't be read: whoever may create events writes it."""
     told = event.get("lastTimestamp") or event.get("eventTime")
-    return read_time(told or event["metadata"]["creationTimestamp"])
+    try:
+        at = read_time(told or event["metadata"]["creationTimestamp"])
+    except (ValueError, OverflowError):
+        return None
+    return Warned(at, quote(event.get("message", "")))

@@ -30,6 +30,7 @@ NEWS: dict[str, tuple[Progress, int, float]] = {
     "at low speed, every half a minute": (training(405, speed=1e-3), MANY, 30.0),
     "who does not know its speed, in turn": (training(405, speed=None), MANY, 25.0),
     "who does not know its steps, in turn": (training(0, of=0), MANY, 25.0),
+    "who has done the last step, in turn": (training(1000), 300, 1.5),
     "who does not train, in turn": (a_progress(Stage.LOAD, 0), MANY, 25.0),
 }
 

@@ -21,7 +21,7 @@ from lora_operator.actions import Actor
 from lora_operator.builders.ownership import metadata
 from lora_operator.cache import Cache
 from lora_operator.errors import ApiError, RefusedError, UnavailableError
-from lora_operator.kube.resources import CLAIMS, EVENTS, JOBS, TRAININGS, Resource
+from lora_operator.kube.resources import CLAIMS, EVENTS, JOBS, PODS, TRAININGS, Resource
 from lora_operator.metrics import Metrics
 from lora_operator.reconcile import Reconciler
 from lora_operator.state.keys import Key
@@ -137,6 +137,51 @@ async def test_the_first_word_waits_until_other_runs_have_their_jobs() -> None:
     assert not api.status()
     await a_reconciler(api, cache, is_pressed=True).reconcile(ANNA)
     assert api.status()["phase"] == "Pending"
+
+
+async def test_a_job_that_is_gone_before_it_was_told_of_is_not_made_again() -> None:
+    api, cache = DictionaryApi(), Cache()
+    cache.put(TRAININGS, a_training().stored())
+    api.hold(TRAININGS, a_training().stored())
+    reconciler = a_reconciler(api, cache, is_pressed=True)
+    await reconciler.reconcile(ANNA)
+    del api.objects[JOBS.path("studio", "anna-train")]
+    cache.drop(JOBS, Key("studio", "anna-train"))
+    await reconciler.reconcile(ANNA)
+    assert api.status()["jobName"] == "anna-train"
+    await reconciler.reconcile(ANNA)
+    assert api.status()["failure"]["reason"] == "JobVanished"
+    assert api.children == ["PersistentVolumeClaim anna-workspace", "Job anna-train"]
+
+
+async def test_a_pod_that_is_gone_decides_no_end() -> None:
+    """Its deletion was never told of, and it can't be asked what it did."""
+    api, cache = DictionaryApi(), Cache()
+    told = seen().with_job().with_pods(a_pod().running()).decide().status
+    training = a_training().with_status(told).stored()
+    for resource, body in (
+        (TRAININGS, training),
+        (CLAIMS, a_claim()),
+        (JOBS, a_job().failed("PodFailurePolicy").stored()),
+    ):
+        cache.put(resource, body)
+        api.hold(resource, body)
+    cache.put(PODS, a_pod().ended(137).stored())
+    await a_reconciler(api, cache).reconcile(ANNA)
+    assert cache.all(PODS) == []
+    assert "its pods are gone" in api.status()["message"]
+
+
+async def test_a_job_that_gets_no_pod_is_waited_for_only_so_long_though_nobody_says_why() -> None:
+    api, cache = DictionaryApi(), Cache()
+    api.hold(TRAININGS, a_training().stored())
+    cache.put(TRAININGS, a_training().stored())
+    await a_reconciler(api, cache).reconcile(ANNA)
+    await a_reconciler(api, cache, now=NOW + SPENT / 2).reconcile(ANNA)
+    assert api.status()["phase"] == "Pending"
+    await a_reconciler(api, cache, now=NOW + SPENT).reconcile(ANNA)
+    assert api.status()["phase"] == "Failed"
+    assert "spec.limits.creationTimeoutSeconds" in api.status()["message"]
 
 
 async def test_a_refusal_is_told_however_many_wait() -> None:
@@ -258,7 +303,9 @@ async def test_a_refusal_is_forgotten_once_what_was_refused_is_there() -> None:
     api.refusals[("POST", "/jobs")] = RefusedError(QUOTA, status=403)
     await a_reconciler(api, cache).reconcile(ANNA)
     # Another replica, or a person with the manifest, made it between our request and our look.
-    api.on_refusal = lambda: api.hold(JOBS, a_job().stored())
+    made = a_job().stored()
+    made["metadata"]["creationTimestamp"] = (NOW + SPENT).isoformat()
+    api.on_refusal = lambda: api.hold(JOBS, made)
     await a_reconciler(api, cache, now=NOW + SPENT).reconcile(ANNA)
     assert api.status()["phase"] == "Pending"
 

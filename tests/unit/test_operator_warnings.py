@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from tests.builders import NOW
 from tests.dictionary_api import DictionaryApi
 
 from lora_operator.errors import UnavailableError
 from lora_operator.kube.resources import EVENTS
+from lora_operator.state.text import MAX_QUOTE
 from lora_operator.warning_events import GOOD_FOR_SECONDS, WarningEvents
 
 Object = dict[str, Any]
@@ -72,6 +74,20 @@ async def test_after_two_seconds_it_is_asked_again() -> None:
     scene.api.hold(EVENTS, an_event("a", "1", "no such image"))
     scene.now = GOOD_FOR_SECONDS
     assert await scene.words("1") == "no such image"
+
+
+@pytest.mark.parametrize("at", ["0000-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00", "soon"])
+async def test_an_event_that_nobody_can_read_is_passed_over(at: str) -> None:
+    scene = Scene(an_event("a", "1", "no such image"), an_event("b", "1", "hostile", at=at))
+    assert await scene.words("1") == "no such image"
+
+
+async def test_of_a_long_message_one_line_is_kept() -> None:
+    scene = Scene(an_event("a", "1", "no\nsuch " + "image" * 10_000))
+    told = await scene.words("1")
+    assert told is not None
+    assert told.startswith("no such image")
+    assert len(told) <= MAX_QUOTE
 
 
 async def test_without_an_answer_there_is_no_explanation() -> None:

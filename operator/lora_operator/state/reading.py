@@ -4,6 +4,7 @@ A module of its own because this is the only place that knows how Jobs, pods and
 things, and where a document from a newer version is read with patience.
 """
 
+import re
 from datetime import UTC, datetime
 
 from pydantic import ValidationError
@@ -20,6 +21,8 @@ from lora_operator.labels import (
 )
 from lora_operator.state.keys import Object, key_of
 from lora_operator.state.views import Claim, Container, Job, Pod, Run
+
+GENERATION = re.compile(r"[0-9]{1,18}")
 
 
 def read_run(body: Object) -> Run:
@@ -103,7 +106,8 @@ def read_job(body: Object) -> Job:
 
 def _resumed_at(meta: Object) -> int | None:
     text = meta.get("annotations", {}).get(RESUMED_ANNOTATION, "")
-    return int(text) if text.isdecimal() else None
+    # Whoever may change Jobs may write anything here, and int() refuses thousands of digits.
+    return int(text) if GENERATION.fullmatch(text) else None
 
 
 def read_pod(body: Object) -> Pod:
