@@ -87,8 +87,9 @@ class Actor:
                 return await self._make(seen, action)
             case Action.SUSPEND_JOB:
                 return await self._suspend(seen)
-            case Action.RESUME_JOB:
-                return await self._resume(seen)
+            case Action.RESUME_JOB | Action.RESUME_ERRAND:
+                is_job = action is Action.RESUME_JOB
+                return await (self._resume(seen) if is_job else self._resume_errands(seen))
             case Action.EVICT_POD:
                 return await self._evict(seen)
             case Action.DELETE_RUN:
@@ -172,13 +173,30 @@ class Actor:
         note = {RESUMED_ANNOTATION: str(seen.run.generation)}
         return await self._set_job(seen, changes, annotations=note)
 
+    async def _resume_errands(self, seen: Observed) -> Observed:
+        note = {RESUMED_ANNOTATION: str(seen.run.generation)}
+        held = [job for job in seen.errands if job.suspended and job.queue is None]
+        resumed = {
+            job.name: await self._patch_job(seen, job, {"suspend": False}, annotations=note)
+            for job in held
+            if not (job.is_finished or job.deleting)
+        }
+        upload, partial, tidy = (
+            resumed.get(job.name, job) if job is not None else None
+            for job in (seen.upload_job, seen.partial_job, seen.tidy_job)
+        )
+        return replace(seen, upload_job=upload, partial_job=partial, tidy_job=tidy)
+
     async def _set_job(self, seen: Observed, changes: Object, **meta: Object) -> Observed:
         if seen.job is None:
             return seen
-        patch = {"metadata": {"uid": seen.job.uid, **meta}, "spec": changes}
-        body = await self._client.patch(JOBS, seen.run.key.namespace, seen.job.name, patch)
+        return replace(seen, job=await self._patch_job(seen, seen.job, changes, **meta))
+
+    async def _patch_job(self, seen: Observed, job: Job, changes: Object, **meta: Object) -> Job:
+        patch = {"metadata": {"uid": job.uid, **meta}, "spec": changes}
+        body = await self._client.patch(JOBS, seen.run.key.namespace, job.name, patch)
         self._cache.put(JOBS, body)
-        return replace(seen, job=read_job(body))
+        return read_job(body)
 
     async def _evict(self, seen: Observed) -> Observed:
         pod = seen.latest_pod

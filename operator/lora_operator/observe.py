@@ -127,7 +127,7 @@ def with_words_of(live: Observed, before: Observed) -> Observed:
         job_refused=refused if refused is not None and refused.what not in jobs else None,
         claim_warning=before.claim_warning if _is_same(live.claim, before.claim) else None,
         job_warning=before.job_warning if _is_same(live.job, before.job) else None,
-        queue_verdict=before.queue_verdict if _is_same(live.job, before.job) else None,
+        queue_verdict=before.queue_verdict if _is_same(_held(live), _held(before)) else None,
         pod_warning=before.pod_warning if _is_same(live.latest_pod, before.latest_pod) else None,
         gpu_misfit=before.gpu_misfit if _is_same(live.latest_pod, before.latest_pod) else None,
     )
@@ -147,9 +147,9 @@ async def look_up_warnings(
     if claim is not None and claim.phase == "Pending" and not is_placed and _is_old(claim, now):
         warned = await warnings.latest(namespace, claim.uid)
         seen = replace(seen, claim_warning=_words(warned))
-    is_held = job is not None and (job.queue is not None or job.resumed_at_generation is not None)
-    if job is not None and job.suspended and is_held:
-        seen = replace(seen, queue_verdict=await _queue_verdict(client, namespace, job))
+    held = _held(seen)
+    if held is not None:
+        seen = replace(seen, queue_verdict=await _queue_verdict(client, namespace, held))
     elif job is not None and not job.is_finished and pod is None and _is_old(job, now):
         warned = await warnings.latest(namespace, job.uid)
         seen = replace(seen, job_warning=_words(warned))
@@ -158,6 +158,15 @@ async def look_up_warnings(
         is_true = warned is not None and warned.at >= now - STILL_TRUE
         seen = replace(seen, pod_warning=_words(warned) if is_true else None)
     return seen
+
+
+def _held(seen: Observed) -> Job | None:
+    """The Job that is held back, perhaps by Kueue; of a run that has ended nothing is told."""
+    for job in (seen.job, seen.upload_job, seen.partial_job):
+        if job is not None and job.suspended and not job.is_finished:
+            may_be_kueue = job.queue is not None or job.resumed_at_generation is not None
+            return job if may_be_kueue else None
+    return None
 
 
 def _words(warned: Warned | None) -> str | None:

@@ -34,6 +34,10 @@ NOT_STORED_AT_LAST = (
 )
 KEEP_PARTIAL = a_training().cancelled(keep_partial=True)
 STOPPED = seen(KEEP_PARTIAL).with_claim().after(TRAINING).of(KEEP_PARTIAL)
+# Their Jobs are a minute old.
+SOON = KEEP_PARTIAL.with_spec("limits.creationTimeoutSeconds", 60)
+STOPPED_SOON = STOPPED.of(SOON)
+TRYING_AGAIN = NOT_STORED_AT_LAST.settled()
 MORE_MEMORY = a_training().with_memory("3Gi").with_spec("resources.memoryOnRetry", "5Gi")
 OOM = a_pod().ended(137, "", "OOMKilled")
 
@@ -159,6 +163,50 @@ LIFECYCLE: dict[str, Row] = {
         condition=ConditionType.SUCCEEDED,
         reason=Reason.CANCELLED,
         says=("exceeded quota: jobs", "claim anna-workspace"),
+    ),
+    "a Job that stores a partial LoRA and is in Kueue's queue says so, with Kueue's words": Row(
+        sight=STOPPED.with_partial_job(IN_QUEUE).held_by_kueue("QuotaReserved: no cpu left"),
+        phase=Phase.TRAINING,
+        reason=Reason.QUEUED,
+        says=("being cancelled", "Job anna-partial", "queue gpus: QuotaReserved: no cpu left"),
+    ),
+    "one that is suspended again after it was let go says that": Row(
+        sight=STOPPED.with_partial_job(a_job().suspended().let_go_at(1)),
+        phase=Phase.TRAINING,
+        reason=Reason.HELD_ELSEWHERE,
+        says=("being cancelled", "Job anna-partial was suspended again"),
+    ),
+    "and is not waited for for ever": Row(
+        sight=STOPPED_SOON.with_partial_job(a_job().suspended().let_go_at(1)),
+        phase=Phase.CANCELLED,
+        condition=ConditionType.SUCCEEDED,
+        reason=Reason.CANCELLED,
+        says=("could not be stored", "creationTimeoutSeconds", "was suspended again"),
+    ),
+    "nor is a queue": Row(
+        sight=STOPPED_SOON.with_partial_job(IN_QUEUE),
+        phase=Phase.CANCELLED,
+        condition=ConditionType.SUCCEEDED,
+        reason=Reason.CANCELLED,
+        says=("could not be stored", "queue gpus", "claim anna-workspace"),
+    ),
+    "an upload in Kueue's queue says so, and waits there for as long as it takes": Row(
+        sight=TRYING_AGAIN.with_upload_job(IN_QUEUE),
+        phase=Phase.UPLOADING,
+        reason=Reason.QUEUED,
+        says=("Kueue holds Job anna-upload back in the queue gpus", "spec.cancel"),
+    ),
+    "one that is suspended again after it was let go says so, too": Row(
+        sight=TRYING_AGAIN.with_upload_job(a_job().suspended().let_go_at(1)),
+        phase=Phase.UPLOADING,
+        reason=Reason.HELD_ELSEWHERE,
+        says=("Job anna-upload was suspended again", "manageJobsWithoutQueueName"),
+    ),
+    "once it goes on, the storage is what is waited for again": Row(
+        sight=TRYING_AGAIN.with_upload_job(a_job()).after(TRYING_AGAIN.with_upload_job(IN_QUEUE)),
+        phase=Phase.UPLOADING,
+        reason=Reason.UPLOAD_FAILED,
+        says=("s3://models does not answer.",),
     ),
     "a run that was cancelled before its first checkpoint has nothing to keep": Row(
         sight=STOPPED.with_partial_job(

@@ -11,7 +11,7 @@ from lora_operator.actions import Actor
 from lora_operator.builders.job import GPU_RESOURCE
 from lora_operator.cache import Cache
 from lora_operator.kube.resources import JOBS, TRAININGS
-from lora_operator.labels import upload_job_name
+from lora_operator.labels import partial_job_name, upload_job_name
 from lora_operator.observe import observe
 from lora_operator.state.decision import Action
 from lora_operator.state.keys import Key
@@ -65,3 +65,20 @@ async def test_an_upload_takes_over_nothing_from_a_stranger(owners: list[Object]
     upload = await upload_after(stranger if owners is not None else None)
     assert container_of(upload)["image"] == "lora-trainer:newer"
     assert document_of(upload) == document_of(a_job().stored())
+
+
+async def test_a_held_errand_is_let_go_with_a_note_and_the_others_stay_as_they_are() -> None:
+    api, cache = DictionaryApi(), Cache()
+    cache.put(TRAININGS, a_training().stored())
+    job = a_job().suspended().stored()
+    job["metadata"] |= {"name": partial_job_name("anna"), "annotations": {}}
+    cache.put(JOBS, job)
+    api.hold(JOBS, job)
+    seen = observe(cache, ANNA, {})
+    assert seen is not None
+    after = await Actor(client=api, cache=cache, default_image="").act(
+        seen, (Action.RESUME_ERRAND,)
+    )
+    assert after.partial_job is not None
+    assert not after.partial_job.suspended
+    assert (after.job, after.upload_job, after.tidy_job) == (None, None, None)

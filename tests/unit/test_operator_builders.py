@@ -82,6 +82,17 @@ def test_what_follows_a_cancelled_or_failed_run_is_lean(
     assert spec["activeDeadlineSeconds"] == 1800
 
 
+@pytest.mark.parametrize("build", [build_upload_job, build_partial_job, build_tidy_job])
+def test_what_follows_a_queued_run_goes_through_its_queue_and_needs_no_kueue(
+    build: Callable[..., Object],
+) -> None:
+    run = a_training().queued_in("gpus").run()
+    assert run.spec is not None
+    job = build(run, run.spec, default_image="default:1")
+    assert job["metadata"]["labels"][QUEUE_LABEL] == "gpus"
+    assert "suspend" not in job["spec"]
+
+
 JOB_FIELDS: dict[str, tuple[Callable[[], Any], Any]] = {
     "retries become the back-off limit": (
         lambda: job_of(a_training().with_retries(5))["spec"]["backoffLimit"],
@@ -291,10 +302,6 @@ JOB_FIELDS: dict[str, tuple[Callable[[], Any], Any]] = {
         [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
     ),
     "and tries once": (lambda: upload_of(a_training())["spec"]["backoffLimit"], 0),
-    "and goes through no queue": (
-        lambda: QUEUE_LABEL in upload_of(a_training().queued_in("gpus"))["metadata"]["labels"],
-        False,
-    ),
     "the claim has the wanted size": (
         lambda: claim_of(a_training().with_spec("workspace.size", "7Gi"))["spec"],
         {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "7Gi"}}},

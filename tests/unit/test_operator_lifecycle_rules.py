@@ -24,6 +24,7 @@ from tests.unit.rows_lifecycle import (
     STOPPED,
     SUSPENDED,
     TRAINING,
+    TRYING_AGAIN,
 )
 
 from lora_api.progress import Stage
@@ -59,6 +60,7 @@ def ended(sight: ASight, *, kind: str = "", **retention: object) -> ASight:
 FAILED_EPHEMERAL = FAILED.without_claim()
 LEFT_BEHIND = ended(FAILED_EPHEMERAL, kind="Ephemeral")
 
+HELD_UPLOAD = TRYING_AGAIN.with_upload_job(a_job().suspended().let_go_at(1))
 
 DEEDS: Mapping[str, Deed] = {
     "spec.suspend suspends the Job": Deed(sight=TRAINING.of(SUSPENDED), does=(Action.SUSPEND_JOB,)),
@@ -201,6 +203,37 @@ DEEDS: Mapping[str, Deed] = {
         sight=STOPPED, does=(Action.CREATE_PARTIAL_JOB,)
     ),
     "that is not done twice": Deed(sight=STOPPED.with_partial_job(a_job()), does=()),
+    "where somebody suspends it, it is let go": Deed(
+        sight=STOPPED.with_partial_job(a_job().suspended()), does=(Action.RESUME_ERRAND,)
+    ),
+    "but once": Deed(sight=STOPPED.with_partial_job(a_job().suspended().let_go_at(1)), does=()),
+    "and never out of Kueue's queue": Deed(sight=STOPPED.with_partial_job(IN_QUEUE), does=()),
+    "a suspended upload is let go": Deed(
+        sight=TRYING_AGAIN.with_upload_job(a_job().suspended()), does=(Action.RESUME_ERRAND,)
+    ),
+    "one that is suspended again makes room for the next, once that is written down": Deed(
+        sight=HELD_UPLOAD.after(HELD_UPLOAD, now=NOW + HOUR),
+        later=3600,
+        does=(Action.DELETE_UPLOAD_JOB,),
+    ),
+    "one in a queue keeps its place": Deed(
+        sight=TRYING_AGAIN.with_upload_job(IN_QUEUE), later=99_999, does=()
+    ),
+    "what is to remove a bucket's copy is let go, too": Deed(
+        sight=LEFT_BEHIND.without_job().with_tidy_job(a_job().suspended()),
+        later=700,
+        does=(Action.RESUME_ERRAND,),
+    ),
+    "and once": Deed(
+        sight=LEFT_BEHIND.without_job().with_tidy_job(a_job().suspended().let_go_at(1)),
+        later=700,
+        does=(),
+    ),
+    "after a week it goes": Deed(
+        sight=LEFT_BEHIND.without_job().with_tidy_job(a_job().suspended().let_go_at(1)),
+        later=7 * 24 * 3600,
+        does=(Action.DELETE_TIDY_JOB,),
+    ),
     "a cancelled run's workspace stays where what is in it could not be stored": Deed(
         sight=ended(STOPPED.with_partial_job(a_job().failed())),
         later=600,
@@ -319,6 +352,16 @@ def test_a_failed_upload_is_written_down_before_its_job_goes() -> None:
     assert (status.upload.tries, status.upload.next_try_at) == (1, NOW + 2 * HOUR)
     assert "The keys are wrong." in (status.message or "")
     assert failed.with_status(status).decide(now=NOW + HOUR).actions == (Action.DELETE_UPLOAD_JOB,)
+
+
+def test_an_upload_that_is_held_back_for_too_long_is_a_failed_try() -> None:
+    late = NOW + HOUR
+    decision = HELD_UPLOAD.decide(now=late)
+    status = status_of(decision)
+    assert decision.actions == ()
+    assert status.upload is not None
+    assert (status.upload.tries, status.upload.next_try_at) == (1, late + HOUR)
+    assert "suspended again" in (status.message or "")
 
 
 def test_after_a_suspension_that_took_the_job_away_the_next_one_has_another_name() -> None:

@@ -49,9 +49,11 @@ def _errand(
     on_cpu = spec.model_copy(
         update={"resources": spec.resources.model_copy(update={"gpus": 0, "cpu": CPU})}
     )
-    job = one_pod_job(
-        run, metadata(run, name), on_cpu, default_image=default_image, command=command
-    )
+    meta = metadata(run, name)
+    # Where Kueue manages every Job it lets none go that names no queue. Not made suspended, as the
+    # training is: it takes no GPU, so where Kueue is away it need not wait for it.
+    meta["labels"] |= run.queue_labels
+    job = one_pod_job(run, meta, on_cpu, default_image=default_image, command=command)
     if spec.resources.gpus:
         # The workspace's volume may be bound to the GPU node that it was made on.
         job["spec"]["template"]["spec"]["tolerations"] = gpu_tolerations()

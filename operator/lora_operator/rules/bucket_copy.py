@@ -6,6 +6,7 @@ without a GPU, and has to remember that this was done. A run that completed remo
 
 from lora_api.status import Phase
 from lora_api.training import WorkspaceType
+from lora_operator.rules.held_elsewhere import why_errand_is_held
 from lora_operator.state.decision import Action
 from lora_operator.state.draft import Draft
 from lora_operator.state.views import Job, Observed
@@ -42,6 +43,8 @@ def copy_is_gone(seen: Observed, draft: Draft, *, age: float) -> bool:
             _clear_away(draft, job)
         else:
             draft.revisit_in(left)
+    else:
+        _let_go(seen, draft, job, age)
     return age >= GIVE_UP_SECONDS
 
 
@@ -70,6 +73,17 @@ def _begin(seen: Observed, draft: Draft, age: float) -> bool:
     else:
         draft.do(Action.CREATE_TIDY_JOB)
     return False
+
+
+def _let_go(seen: Observed, draft: Draft, job: Job, age: float) -> None:
+    """See that a Job that is held back begins, or goes; the run's status tells of its end alone."""
+    why_errand_is_held(seen, draft, job)
+    if not job.suspended or job.deleting:
+        return
+    if age >= GIVE_UP_SECONDS:
+        draft.do(Action.DELETE_TIDY_JOB)
+    else:
+        draft.revisit_in(GIVE_UP_SECONDS - age)
 
 
 def _is_in_use(seen: Observed) -> bool:

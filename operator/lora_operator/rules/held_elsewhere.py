@@ -8,10 +8,11 @@ died; who holds it back after that means it.
 
 from lora_api.reasons import Reason
 from lora_operator.rules.base import Verdict
+from lora_operator.state.decision import Action
 from lora_operator.state.draft import Draft
 from lora_operator.state.pace import LOOK_AGAIN_SECONDS
 from lora_operator.state.text import quote
-from lora_operator.state.views import Observed
+from lora_operator.state.views import Job, Observed
 
 
 def job_is_held_elsewhere(seen: Observed, draft: Draft) -> Verdict:
@@ -41,3 +42,33 @@ def job_is_held_elsewhere(seen: Observed, draft: Draft) -> Verdict:
         )
     draft.revisit_in(LOOK_AGAIN_SECONDS)
     return Verdict.SETTLED
+
+
+def why_errand_is_held(seen: Observed, draft: Draft, job: Job) -> tuple[Reason, str] | None:
+    """Why a Job without a GPU does not begin; where nobody seems to mean that, it is let go.
+
+    Args:
+        seen: What there is of the run.
+        draft: Receives the wish to let the Job go, once for each change of the run's spec.
+        job: One of the run's errands.
+
+    Returns:
+        Reason and sentence, or None where nobody holds it back, as far as is known.
+    """
+    if not job.suspended or job.is_finished or job.deleting:
+        return None
+    said = f": {quote(seen.queue_verdict)}" if seen.queue_verdict else ""
+    if job.queue is not None:
+        return (
+            Reason.QUEUED,
+            f"Kueue holds Job {job.name} back in the queue {quote(job.queue)}{said}.",
+        )
+    if job.resumed_at_generation != seen.run.generation:
+        draft.do(Action.RESUME_ERRAND)
+        return None
+    if said:
+        return Reason.QUEUED, f"Kueue manages Job {job.name}, though the run names no queue{said}."
+    return Reason.HELD_ELSEWHERE, (
+        f"Job {job.name} was suspended again after it had been let go, by something other than "
+        "this operator (Kueue does so where manageJobsWithoutQueueName is set)."
+    )

@@ -11,11 +11,15 @@ from lora_api.training import WorkspaceType
 from lora_operator.labels import partial_job_name, workspace_name
 from lora_operator.rules.attempt_end import explain_end, result_of
 from lora_operator.rules.giving_up import has_workspace
+from lora_operator.rules.held_elsewhere import why_errand_is_held
+from lora_operator.rules.patience import is_borne_no_more
 from lora_operator.state.decision import Action
 from lora_operator.state.draft import Draft
+from lora_operator.state.pace import LOOK_AGAIN_SECONDS
 from lora_operator.state.text import quote, sentence
-from lora_operator.state.views import Observed
+from lora_operator.state.views import Job, Observed
 
+LIMIT_REACHED = "given up after the seconds of spec.limits.creationTimeoutSeconds."
 NOTHING = "No checkpoint had been written, so there is no partial LoRA."
 
 
@@ -40,11 +44,24 @@ def what_is_kept(seen: Observed, draft: Draft) -> str | None:
         return _outcome(seen, draft)
     if job is None:
         draft.do(Action.CREATE_PARTIAL_JOB)
-    draft.wait(
-        Reason.CANCELLING,
-        "The run is being cancelled (spec.cancel); it ends once Job "
-        f"{partial_job_name(seen.run.key.name)} has stored the LoRA of its last checkpoint.",
-    )
+    return _await(seen, draft, job)
+
+
+def _await(seen: Observed, draft: Draft, job: Job | None) -> str | None:
+    """Say what is waited for; whoever holds the Job back may do so as long as the spec allows."""
+    held = why_errand_is_held(seen, draft, job) if job is not None else None
+    if job is None or held is None:
+        draft.wait(
+            Reason.CANCELLING,
+            "The run is being cancelled (spec.cancel); it ends once Job "
+            f"{partial_job_name(seen.run.key.name)} has stored the LoRA of its last checkpoint.",
+        )
+        return None
+    reason, why = held
+    if is_borne_no_more(seen, draft, since=job.created_at):
+        return _lost(seen, f"{LIMIT_REACHED} {why}")
+    draft.wait(reason, f"The run is being cancelled (spec.cancel). {why}")
+    draft.revisit_in(LOOK_AGAIN_SECONDS)
     return None
 
 

@@ -25,6 +25,24 @@ def bear_creation(seen: Observed, draft: Draft) -> None:
         )
 
 
+def is_borne_no_more(seen: Observed, draft: Draft, *, since: datetime | None) -> bool:
+    """Whether a Job without a GPU was refused or held back for too long; else look again then.
+
+    Args:
+        seen: What there is of the run.
+        draft: Receives the wish to look again.
+        since: When the wait began; None for just now.
+    """
+    spec = seen.run.spec
+    if spec is None:
+        return False
+    waited = (draft.now - since).total_seconds() if since is not None else 0
+    left = spec.limits.creation_timeout_seconds - waited
+    if left > 0:
+        draft.revisit_in(left)
+    return left <= 0
+
+
 def bear(seen: Observed, draft: Draft, *, since: datetime | None, seconds: int, field: str) -> None:
     """Fail the run where the wait that was just stated has lasted too long, else look again then.
 

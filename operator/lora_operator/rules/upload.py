@@ -5,16 +5,21 @@ lies in its workspace, and all that is missing is a storage that answers.
 """
 
 from lora_api.reasons import Reason
-from lora_api.status import FailureStatus, UploadStatus
+from lora_api.status import ConditionType, FailureStatus, UploadStatus
 from lora_api.training import WorkspaceType
 from lora_operator.rules.attempt_end import explain_end
 from lora_operator.rules.base import Verdict
 from lora_operator.rules.completion import complete
 from lora_operator.rules.giving_up import EVERY, tell_of_upload
+from lora_operator.rules.held_elsewhere import why_errand_is_held
+from lora_operator.rules.patience import is_borne_no_more
 from lora_operator.rules.refusals import RETRY_SECONDS
 from lora_operator.state.decision import Action
 from lora_operator.state.draft import Draft
+from lora_operator.state.pace import LOOK_AGAIN_SECONDS
 from lora_operator.state.views import Job, Observed
+
+HELD = frozenset({Reason.QUEUED, Reason.HELD_ELSEWHERE})
 
 
 def upload_is_repeated(seen: Observed, draft: Draft) -> Verdict:
@@ -26,9 +31,11 @@ def upload_is_repeated(seen: Observed, draft: Draft) -> Verdict:
         complete(draft, draft.artifact, at=job.completed_at)
     elif job is not None and job.is_finished:
         _end_try(seen, draft, job, draft.upload)
-    elif job is None and _is_lost(seen):
+    elif job is not None:
+        _await(seen, draft, job, draft.upload)
+    elif _is_lost(seen):
         _give_up(draft)
-    elif job is None and not _makes_room(seen, draft):
+    elif not _makes_room(seen, draft):
         _wait_or_begin(seen, draft, draft.upload)
     return Verdict.SETTLED
 
@@ -64,7 +71,44 @@ def _wait_or_begin(seen: Observed, draft: Draft, upload: UploadStatus) -> None:
         draft.do(Action.CREATE_UPLOAD_JOB)
 
 
-def _end_try(seen: Observed, draft: Draft, job: Job, upload: UploadStatus) -> None:
+def _await(seen: Observed, draft: Draft, job: Job, upload: UploadStatus) -> None:
+    """Tell who holds the Job back, and give this try up where nobody has a turn for it.
+
+    In a queue it keeps its place, however long that takes: another Job would begin at the end.
+    """
+    held = why_errand_is_held(seen, draft, job)
+    if held is None:
+        _tell_that_it_goes_on(seen, draft)
+        return
+    reason, message = held
+    if job.queue is None and is_borne_no_more(seen, draft, since=job.created_at):
+        failure = FailureStatus(reason=reason, message=message, retryable=True)
+        _end_try(seen, draft, job, upload, failure)
+        return
+    draft.wait(
+        reason,
+        f"The LoRA is trained; storing it waits. {message} Set spec.cancel to give it up.",
+    )
+    draft.revisit_in(LOOK_AGAIN_SECONDS)
+
+
+def _tell_that_it_goes_on(seen: Observed, draft: Draft) -> None:
+    failure = draft.failure
+    if failure is None or draft.condition(ConditionType.RUNNING).reason not in HELD:
+        return
+    if failure.reason == Reason.RESULT_MISSING:
+        draft.wait(Reason.RESULT_MISSING, failure.message)
+    else:
+        tell_of_upload(seen, draft, failure)
+
+
+def _end_try(
+    seen: Observed,
+    draft: Draft,
+    job: Job,
+    upload: UploadStatus,
+    given_up: FailureStatus | None = None,
+) -> None:
     """Write the failed try down first, then make room for the next."""
     ended_at = job.failed_at or job.completed_at or draft.now
     if upload.next_try_at is not None and upload.next_try_at > ended_at:
@@ -72,7 +116,7 @@ def _end_try(seen: Observed, draft: Draft, job: Job, upload: UploadStatus) -> No
             draft.do(Action.DELETE_UPLOAD_JOB)
         return
     ended = [pod for pod in seen.upload_pods if pod.has_ended and pod.container.exit_code != 0]
-    failure = explain_end(seen, ended[-1]) if ended else draft.failure
+    failure = given_up or (explain_end(seen, ended[-1]) if ended else draft.failure)
     if failure is None:
         failure = FailureStatus(reason=Reason.UPLOAD_FAILED, message="", retryable=True)
     draft.upload = UploadStatus(tries=upload.tries + 1, next_try_at=ended_at + EVERY)

@@ -20,6 +20,7 @@ class Action(StrEnum):
     CREATE_JOB = "CreateJob"
     SUSPEND_JOB = "SuspendJob"
     RESUME_JOB = "ResumeJob"
+    RESUME_ERRAND = "ResumeErrand"
     EVICT_POD = "EvictPod"
     CREATE_UPLOAD_JOB = "CreateUploadJob"
     CREATE_PARTIAL_JOB = "CreatePartialJob"
