@@ -35,6 +35,10 @@ class Scene:
         self.news: list[Key] = []
         self.now = NOW
         self._version = 1000
+        self.is_led_anew()
+
+    def is_led_anew(self) -> None:
+        """Another process leads, with what its watches have told it."""
         gatekeeper = self._gatekeeper = Gatekeeper(
             client=self.api,
             cache=self.cache,

@@ -24,19 +24,19 @@ from lora_operator.errors import (
     InternalError,
     NotFoundError,
     OperatorError,
-    RefusedError,
 )
 from lora_operator.gpu_meter import Meter, read_meter
 from lora_operator.kube.client import KubeClient
-from lora_operator.kube.resources import NODES, POLICIES, TRAININGS
+from lora_operator.kube.resources import POLICIES, TRAININGS
 from lora_operator.ledger_store import LedgerStore
 from lora_operator.logs import log
+from lora_operator.node_prices import NodePrices
 from lora_operator.observe import observe
 from lora_operator.policy import gate
 from lora_operator.policy.explain import place_in_words
 from lora_operator.policy.forecast import forecast
 from lora_operator.policy.gate import Namespace
-from lora_operator.policy.money import NOTHING, highest_price, price_on
+from lora_operator.policy.money import NOTHING
 from lora_operator.policy.queue import Waiting, standings
 from lora_operator.policy_look import (
     applicant_of,
@@ -116,7 +116,7 @@ class Gatekeeper:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._reporter = PolicyReporter(client)
         self._read_policy = SharedRead(self._fetch_policy)
-        self._node_labels: dict[str, dict[str, str]] = {}
+        self._prices = NodePrices(client, now=now)
         self.words: dict[str, PolicyWord] = {}
         """What the policy says of a run, by uid; nothing where there is no policy."""
 
@@ -208,7 +208,7 @@ class Gatekeeper:
             seen = observe(self._cache, Key(namespace, name), {})
             if known.uid not in kept.space.working or seen is None or seen.run.uid != known.uid:
                 continue
-            price = await self._price(kept.space.policy, node_of(seen))
+            price = await self._prices.price(kept.space.policy.prices, node_of(seen))
             kept.seen[name] = _known(seen, price, now)
             kept.space = bill(kept.space, seen, price=price, now=now)
             if is_dear(kept.space, seen):
@@ -226,7 +226,7 @@ class Gatekeeper:
             del kept.seen[key.name]
         answer = None
         if seen is not None:
-            price = await self._price(policy, node_of(seen))
+            price = await self._prices.price(policy.prices, node_of(seen))
             kept.seen[key.name] = _known(seen, price, now)
             space, answer = look_at(space, seen, price=price, now=now)
         released = gate.release(space, now)
@@ -337,21 +337,6 @@ class Gatekeeper:
         body = self._cache.get(TRAININGS, key)
         if body is not None:
             self.words.pop(body["metadata"]["uid"], None)
-
-    async def _price(self, policy: TrainingPolicySpec, node: str | None) -> Decimal:
-        """Price of a GPU-hour on a node; the highest where nobody may tell its labels."""
-        prices = policy.prices
-        if not prices.by_node_label:
-            return Decimal(prices.per_gpu_hour)
-        if node is None:
-            return highest_price(prices)
-        if node not in self._node_labels:
-            try:
-                body = await self._client.get(NODES, None, node)
-            except (NotFoundError, RefusedError):
-                return highest_price(prices)
-            self._node_labels[node] = body["metadata"].get("labels", {})
-        return price_on(prices, self._node_labels[node])
 
 
 def _known(seen: Observed, price: Decimal, now: datetime) -> Known:

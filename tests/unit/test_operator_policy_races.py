@@ -13,6 +13,7 @@ from tests.dictionary_api import DictionaryApi
 from tests.queue_scene import ANNA, BEN, Scene
 
 from lora_operator.kube.resources import CLAIMS, JOBS, TRAININGS
+from lora_operator.state.keys import Key
 
 Object = dict[str, Any]
 
@@ -52,3 +53,26 @@ async def test_who_is_heard_of_while_another_of_its_name_leaves_has_not_been_let
     await scene.look(ANNA)
     assert scene.wakes == [BEN]
     assert not scene.has_job("anna")
+
+
+async def test_a_new_leader_sums_up_who_was_deleted_while_nobody_led() -> None:
+    scene = await Scene().open()
+    scene.is_led_anew()
+    scene.drop(TRAININGS, "ben")
+    await scene.look(ANNA)
+    await scene.flush()
+    assert [run["uid"] for run in scene.ledger()["runs"]] == ["uid-of-anna"]
+    assert scene.ledger()["users"][0]["trainings"] == 1
+
+
+async def test_a_new_leader_whose_watch_is_behind_forgets_no_run_that_has_its_place() -> None:
+    scene = await Scene().open()
+    scene.create("cleo")
+    await scene.look(Key("studio", "cleo"))
+    places = scene.ledger()["runs"]
+    scene.is_led_anew()
+    scene.cache.drop(TRAININGS, Key("studio", "cleo"))
+    await scene.look(ANNA)
+    await scene.flush()
+    assert scene.ledger()["runs"] == places
+    assert Key("studio", "cleo") in scene.news, "nobody else tells of what is known already"
