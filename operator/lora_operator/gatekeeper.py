@@ -10,7 +10,7 @@ import logging
 import traceback
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
@@ -19,13 +19,14 @@ from pydantic import ValidationError
 from lora_api.policy import ACTING_POLICY, TrainingPolicySpec
 from lora_api.wording import explain
 from lora_operator.cache import Cache
+from lora_operator.departures import Known, gone_before, see_off
 from lora_operator.errors import (
     ApiError,
     InternalError,
     NotFoundError,
     OperatorError,
 )
-from lora_operator.gpu_meter import Meter, read_meter
+from lora_operator.gpu_meter import read_meter
 from lora_operator.kube.client import KubeClient
 from lora_operator.kube.resources import POLICIES, TRAININGS
 from lora_operator.ledger_store import LedgerStore
@@ -36,7 +37,6 @@ from lora_operator.policy import gate
 from lora_operator.policy.explain import place_in_words
 from lora_operator.policy.forecast import forecast
 from lora_operator.policy.gate import Namespace
-from lora_operator.policy.money import NOTHING
 from lora_operator.policy.queue import Waiting, standings
 from lora_operator.policy_look import (
     applicant_of,
@@ -60,17 +60,6 @@ TOLD_AT_ONCE = 20
 FLUSH_SECONDS = 15.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
-    """What is remembered of a run that was looked at: who is gone tells nothing."""
-
-    uid: str
-    created_at: datetime
-    meter: Meter | None = None
-    price: Decimal = NOTHING
-    """Of a GPU-hour on its node."""
-
-
 class Kept:
     """What is known of one namespace.
 
@@ -78,12 +67,14 @@ class Kept:
         space: The gate as it is.
         store: Where its ledgers lie.
         seen: The runs that were looked at, by name.
+        leaving: Those whose objects are gone and whose pods are not, by uid.
     """
 
     def __init__(self, space: Namespace, store: LedgerStore) -> None:
         self.space = space
         self.store = store
         self.seen: dict[str, Known] = {}
+        self.leaving: dict[str, Known] = {}
 
 
 class Gatekeeper:
@@ -204,6 +195,7 @@ class Gatekeeper:
     async def _bill(self, namespace: str, kept: Kept) -> None:
         """Pay for what all runs at work have held until now, whether or not their looks come."""
         now = self._now()
+        kept.space, kept.leaving = see_off(kept.space, kept.leaving, self._cache, now)
         for name, known in list(kept.seen.items()):
             seen = observe(self._cache, Key(namespace, name), {})
             if known.uid not in kept.space.working or seen is None or seen.run.uid != known.uid:
@@ -221,9 +213,9 @@ class Gatekeeper:
         seen = observe(self._cache, key, {})
         known = kept.seen.get(key.name)
         if known is not None and (seen is None or seen.run.uid != known.uid):
-            space = _forget(space, known, now)
             self.words.pop(known.uid, None)
-            del kept.seen[key.name]
+            kept.leaving[known.uid] = kept.seen.pop(key.name)
+        space, kept.leaving = see_off(space, kept.leaving, self._cache, now)
         answer = None
         if seen is not None:
             price = await self._prices.price(policy.prices, node_of(seen))
@@ -262,7 +254,7 @@ class Gatekeeper:
         for body in self._of_namespace(namespace):
             run = read_run(body)
             live.add(run.uid)
-            kept.seen[run.key.name] = Known(uid=run.uid, created_at=run.created_at)
+            kept.seen[run.key.name] = Known(key=run.key, uid=run.uid, created_at=run.created_at)
             if run.spec is None or is_terminal(run.status):
                 continue
             seen = observe(self._cache, run.key, {})
@@ -271,9 +263,9 @@ class Gatekeeper:
                 applicant_of(run, run.spec, policy),
                 makes_room=seen is not None and makes_room(seen),
             )
-        for ledger in list(kept.space.ledgers.values()):
-            for uid in ledger.runs.keys() - live:
-                kept.space = gate.forget(kept.space, uid, created_at=ledger.month.start)
+        now = self._now()
+        kept.space, gone = gone_before(kept.space, live, namespace, self._cache, now)
+        kept.space, kept.leaving = see_off(kept.space, gone, self._cache, now)
         self._kept[namespace] = kept
         return kept
 
@@ -341,24 +333,12 @@ class Gatekeeper:
 
 def _known(seen: Observed, price: Decimal, now: datetime) -> Known:
     return Known(
+        key=seen.run.key,
         uid=seen.run.uid,
         created_at=seen.run.created_at,
         meter=read_meter(seen, now),
         price=price,
     )
-
-
-def _forget(space: Namespace, known: Known, now: datetime) -> Namespace:
-    """A run's object is gone; what it held until now is paid for."""
-    if known.meter is not None:
-        space = gate.bill(
-            space,
-            known.uid,
-            gpu_seconds=known.meter.until(now),
-            per_gpu_hour=known.price,
-            created_at=known.created_at,
-        )
-    return gate.forget(space, known.uid, created_at=known.created_at)
 
 
 def _place(space: Namespace, queue: tuple[Waiting, ...], uid: str, now: datetime) -> str:

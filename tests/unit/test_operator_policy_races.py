@@ -7,12 +7,15 @@ written.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
+import pytest
+from tests.builders import a_pod
 from tests.dictionary_api import DictionaryApi
 from tests.queue_scene import ANNA, BEN, Scene
 
-from lora_operator.kube.resources import CLAIMS, JOBS, TRAININGS
+from lora_operator.kube.resources import CLAIMS, JOBS, PODS, TRAININGS
 from lora_operator.state.keys import Key
 
 Object = dict[str, Any]
@@ -76,3 +79,26 @@ async def test_a_new_leader_whose_watch_is_behind_forgets_no_run_that_has_its_pl
     await scene.flush()
     assert scene.ledger()["runs"] == places
     assert Key("studio", "cleo") in scene.news, "nobody else tells of what is known already"
+
+
+@pytest.mark.parametrize("is_led_anew", [False, True], ids=["same leader", "another leader"])
+async def test_gpus_of_a_deleted_run_are_given_away_once_its_last_pod_has_ended(
+    is_led_anew: bool,
+) -> None:
+    scene = await Scene().open()
+    pod = a_pod().aged(100).running()
+    scene.add_pod(pod)
+    await scene.look(ANNA)
+    await scene.flush()
+    if is_led_anew:
+        scene.is_led_anew()
+    scene.drop(TRAININGS, "anna")
+    await scene.look(ANNA)
+    scene.now += timedelta(seconds=60)
+    await scene.flush()
+    assert scene.wakes == [], "its pod has the GPU"
+    scene.drop(PODS, pod.name)
+    await scene.look(ANNA)
+    assert scene.wakes == [BEN]
+    await scene.flush()
+    assert scene.gpu_seconds() == 100 + 60
