@@ -37,6 +37,8 @@ STOPPED = seen(KEEP_PARTIAL).with_claim().after(TRAINING).of(KEEP_PARTIAL)
 # Their Jobs are a minute old.
 SOON = KEEP_PARTIAL.with_spec("limits.creationTimeoutSeconds", 60)
 STOPPED_SOON = STOPPED.of(SOON)
+REFUSED_AT_LAST = STOPPED.job_refused(Refusal.CREATION_REFUSED, "exceeded quota: jobs")
+WAITED_BEFORE = seen().with_pods(a_pod().unschedulable(SCHEDULER))
 TRYING_AGAIN = NOT_STORED_AT_LAST.settled()
 MORE_MEMORY = a_training().with_memory("3Gi").with_spec("resources.memoryOnRetry", "5Gi")
 OOM = a_pod().ended(137, "", "OOMKilled")
@@ -157,8 +159,20 @@ LIFECYCLE: dict[str, Row] = {
         reason=Reason.CANCELLED,
         says=("No answer.", "claim anna-workspace"),
     ),
-    "nor does a quota that refuses its Job hold the end up": Row(
+    "a quota that refuses its Job is borne as any other": Row(
         sight=STOPPED.job_refused(Refusal.CREATION_REFUSED, "exceeded quota: jobs"),
+        phase=Phase.PENDING,
+        reason=Reason.CREATION_REFUSED,
+        says=("being cancelled", "exceeded quota: jobs", "creationTimeoutSeconds"),
+    ),
+    "also where the run had waited for something else for long": Row(
+        sight=REFUSED_AT_LAST.after(WAITED_BEFORE, now=NOW - timedelta(seconds=3600)),
+        phase=Phase.PENDING,
+        reason=Reason.CREATION_REFUSED,
+        says=("exceeded quota: jobs",),
+    ),
+    "but does not hold the end up for longer than the spec allows": Row(
+        sight=REFUSED_AT_LAST.after(REFUSED_AT_LAST, now=NOW - timedelta(seconds=3600)),
         phase=Phase.CANCELLED,
         condition=ConditionType.SUCCEEDED,
         reason=Reason.CANCELLED,

@@ -4,20 +4,23 @@ A module of its own because a cancelled run has one thing left to do here, and i
 that the user has to be told; the run ends in every case.
 """
 
+from datetime import datetime
+
 from lora_api.reasons import Reason
 from lora_api.result import Outcome
-from lora_api.status import PartialStatus
+from lora_api.status import ConditionType, PartialStatus
 from lora_api.training import WorkspaceType
 from lora_operator.labels import partial_job_name, workspace_name
 from lora_operator.rules.attempt_end import explain_end, result_of
 from lora_operator.rules.giving_up import has_workspace
 from lora_operator.rules.held_elsewhere import why_errand_is_held
 from lora_operator.rules.patience import is_borne_no_more
+from lora_operator.rules.refusals import retry_seconds
 from lora_operator.state.decision import Action
 from lora_operator.state.draft import Draft
 from lora_operator.state.pace import LOOK_AGAIN_SECONDS
 from lora_operator.state.text import quote, sentence
-from lora_operator.state.views import Job, Observed
+from lora_operator.state.views import Job, Observed, Refusal, Refused
 
 LIMIT_REACHED = "given up after the seconds of spec.limits.creationTimeoutSeconds."
 NOTHING = "No checkpoint had been written, so there is no partial LoRA."
@@ -39,12 +42,39 @@ def what_is_kept(seen: Observed, draft: Draft) -> str | None:
         return NOTHING
     job = seen.partial_job
     if job is None and seen.job_refused is not None:
-        return _lost(seen, f"the API server refuses its Job: {quote(seen.job_refused.message)}")
+        return _bear_refusal(seen, draft, seen.job_refused)
     if job is not None and job.is_finished:
         return _outcome(seen, draft)
     if job is None:
         draft.do(Action.CREATE_PARTIAL_JOB)
     return _await(seen, draft, job)
+
+
+def _bear_refusal(seen: Observed, draft: Draft, refused: Refused) -> str | None:
+    """Try again, as with every other creation."""
+    if is_borne_no_more(seen, draft, since=_refused_since(draft)):
+        return _lost(
+            seen, f"{LIMIT_REACHED} The API server refuses its Job: {quote(refused.message)}"
+        )
+    message = (
+        f"The run is being cancelled (spec.cancel). The API server refuses {refused.what}, which "
+        f"is to store the LoRA of its last checkpoint: {quote(refused.message)}. It is tried again "
+        "for the seconds of spec.limits.creationTimeoutSeconds; then the run ends without it."
+    )
+    draft.wait(Reason(refused.kind), message)
+    if draft.condition(ConditionType.ARTIFACT_STORED).reason != Reason.RESULT_MISSING:
+        draft.set(ConditionType.ARTIFACT_STORED, "False", refused.kind, message)
+    draft.revisit_in(retry_seconds(refused))
+    return None
+
+
+def _refused_since(draft: Draft) -> datetime | None:
+    """When this wait began: a run may have been Pending, or not stored, for long before it."""
+    stored = draft.condition(ConditionType.ARTIFACT_STORED)
+    is_told = draft.condition(ConditionType.RUNNING).reason in set(Refusal)
+    if not is_told or draft.pending_since is None:
+        return None
+    return max(draft.pending_since, stored.last_transition_time)
 
 
 def _await(seen: Observed, draft: Draft, job: Job | None) -> str | None:

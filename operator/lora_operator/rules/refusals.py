@@ -37,11 +37,16 @@ def explain_refusal(refused: Refused) -> tuple[Reason, str]:
     )
 
 
+def retry_seconds(refused: Refused) -> float:
+    """How soon a creation that was refused is tried again."""
+    is_passing = refused.kind is Refusal.PREDECESSOR_TERMINATING
+    return PREDECESSOR_SECONDS if is_passing else RETRY_SECONDS
+
+
 def wait_for_permission(seen: Observed, refused: Refused, draft: Draft) -> Verdict:
     """Wait with the refusal as the reason, and try again later, for as long as the spec allows."""
     reason, message = explain_refusal(refused)
     draft.wait(reason, message)
-    is_passing = refused.kind is Refusal.PREDECESSOR_TERMINATING
-    draft.revisit_in(PREDECESSOR_SECONDS if is_passing else RETRY_SECONDS)
+    draft.revisit_in(retry_seconds(refused))
     bear_creation(seen, draft)
     return Verdict.SETTLED
