@@ -159,6 +159,13 @@ LIFECYCLE: dict[str, Row] = {
         reason=Reason.CANCELLED,
         says=("No answer.", "claim anna-workspace"),
     ),
+    "one whose Job completed is stored, though its pod took the result along": Row(
+        sight=STOPPED.with_partial_job(a_job().complete()),
+        phase=Phase.CANCELLED,
+        condition=ConditionType.SUCCEEDED,
+        reason=Reason.CANCELLED,
+        says=("is stored under s3://models/anna/partial/", "result was lost"),
+    ),
     "a quota that refuses its Job is borne as any other": Row(
         sight=STOPPED.job_refused(Refusal.CREATION_REFUSED, "exceeded quota: jobs"),
         phase=Phase.PENDING,
