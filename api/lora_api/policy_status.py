@@ -111,6 +111,9 @@ class TrainingPolicyStatus(LenientDocument):
     spending: SpendingStatus | None = None
     """What the runs of this month have cost."""
 
+    previous_spending: SpendingStatus | None = None
+    """What the runs of the month before have cost: some of them may still be at work."""
+
     users: Annotated[tuple[UserUsage, ...], Field(max_length=MAX_LISTED)] = ()
     """Usage by user, those with the most runs first; at most 100."""
 

@@ -10,14 +10,16 @@ from decimal import Decimal
 from pydantic import ValidationError
 
 from lora_api import API_VERSION
-from lora_api.policy import POLICY_KIND
+from lora_api.policy import POLICY_KIND, TrainingPolicySpec
 from lora_api.policy_status import TrainingPolicyStatus
 from lora_operator.errors import AlreadyExistsError, NotFoundError, RefusedError
 from lora_operator.kube.client import KubeClient, Object
 from lora_operator.kube.resources import EVENTS, POLICIES
 from lora_operator.policy.alerts import Alert, budget_alerts
 from lora_operator.policy.gate import Namespace
-from lora_operator.policy.money import NOTHING
+from lora_operator.policy.ledger import Ledger
+from lora_operator.policy.money import NOTHING, written
+from lora_operator.policy.months import Month
 from lora_operator.policy.queue import standings
 from lora_operator.policy.usage import acting_condition, usage
 from lora_operator.status import merge_patch
@@ -34,19 +36,22 @@ class PolicyReporter:
         """Tell how the namespace stands against the policy that acts."""
         old = _read(body)
         ledger = space.ledger_of(now)
+        previous = space.ledgers.get(ledger.month.previous)
         waiting, working = tuple(space.waiting.values()), tuple(space.working.values())
         new = usage(
             generation=body["metadata"].get("generation", 1),
             acting=acting_condition(body["metadata"]["name"], since=_since(old, now)),
             policy=space.policy,
             ledger=ledger,
+            previous=previous,
             queue=standings(waiting, working, space.policy, now),
             working=working,
         )
+        # The status is what tells later looks that a warning was given, so it comes last: a warning
+        # that is given twice has one name, and one that is not given would be lost.
+        for month in (ledger,) if previous is None else (previous, ledger):
+            await self._warn(body, old, space.policy, month, now)
         await self._write(body, old, new)
-        before = _told_until(old, new)
-        for alert in budget_alerts(before, ledger.spent, month=ledger.month, policy=space.policy):
-            await self._tell(body, alert, now)
 
     async def report_idle(self, body: Object, now: datetime) -> None:
         """Tell a policy of another name that it does not act."""
@@ -55,6 +60,28 @@ class PolicyReporter:
         generation = body["metadata"].get("generation", 1)
         new = TrainingPolicyStatus(observed_generation=generation, conditions=(condition,))
         await self._write(body, old, new)
+
+    async def _warn(
+        self,
+        body: Object,
+        old: TrainingPolicyStatus,
+        policy: TrainingPolicySpec,
+        ledger: Ledger,
+        now: datetime,
+    ) -> None:
+        """Warn of the lines that a month's spending crossed since its policy's status was told."""
+        if policy.monthly_budget is None:
+            return
+        before = _told_until(old, ledger.month, written(Decimal(policy.monthly_budget.amount)))
+        alerts = budget_alerts(
+            before,
+            ledger.spent,
+            month=ledger.month,
+            policy=policy,
+            is_over=ledger.month.reset <= now,
+        )
+        for alert in alerts:
+            await self._tell(body, alert, ledger.month, now)
 
     async def _write(
         self, body: Object, old: TrainingPolicyStatus, new: TrainingPolicyStatus
@@ -73,10 +100,10 @@ class PolicyReporter:
         except NotFoundError:
             return
 
-    async def _tell(self, body: Object, alert: Alert, now: datetime) -> None:
+    async def _tell(self, body: Object, alert: Alert, month: Month, now: datetime) -> None:
         meta = body["metadata"]
         budget = body.get("spec", {}).get("monthlyBudget", {}).get("amount")
-        told = f"{meta['uid']} {alert.reason} {budget} {now:%Y-%m}"
+        told = f"{meta['uid']} {alert.reason} {budget} {month}"
         digest = hashlib.sha256(told.encode()).hexdigest()
         stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
         event: Object = {
@@ -111,11 +138,12 @@ def _read(body: Object) -> TrainingPolicyStatus:
         return TrainingPolicyStatus()
 
 
-def _told_until(old: TrainingPolicyStatus, new: TrainingPolicyStatus) -> Decimal:
+def _told_until(old: TrainingPolicyStatus, month: Month, budget: str) -> Decimal:
     """Spending up to which warnings were given; none under another budget, or in another month."""
-    if old.spending is None or new.spending is None or old.month != new.month:
-        return NOTHING
-    return Decimal(old.spending.amount) if old.spending.budget == new.spending.budget else NOTHING
+    told = old.spending if old.month == str(month) else None
+    if old.month == str(month.next):
+        told = old.previous_spending
+    return Decimal(told.amount) if told is not None and told.budget == budget else NOTHING
 
 
 def _since(old: TrainingPolicyStatus, now: datetime) -> datetime:

@@ -4,11 +4,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
+import pytest
 from tests.dictionary_api import DictionaryApi, Object
 from tests.policies import NOON, a_policy
 
 from lora_api import API_VERSION
 from lora_api.policy import ACTING_POLICY, POLICY_KIND
+from lora_operator.errors import UnavailableError
 from lora_operator.kube.resources import POLICIES
 from lora_operator.policy.gate import Namespace
 from lora_operator.policy.ledger import Ledger
@@ -29,12 +31,18 @@ class Books:
         self.api.hold(POLICIES, {**body, "metadata": {**metadata, "resourceVersion": "1"}})
         self._seen: set[str] = set()
 
-    async def told(self, spent: str, *, budget: str = "100", now: datetime = NOON) -> list[str]:
-        """Reasons of the warnings that one look gives."""
+    async def told(
+        self, spent: str, *, budget: str = "100", now: datetime = NOON, before: str | None = None
+    ) -> list[str]:
+        """Reasons of the warnings that one look gives; `before` was spent the month before."""
         body = await self.api.get(POLICIES, "studio", ACTING_POLICY)
         body["spec"] = {"monthlyBudget": {"amount": budget}}
         ledger = replace(Ledger(month=Month.of(now)), spent=Decimal(spent))
-        space = Namespace(policy=a_policy(**body["spec"]), ledgers={ledger.month: ledger})
+        ledgers = {ledger.month: ledger}
+        if before is not None:
+            month = ledger.month.previous
+            ledgers[month] = replace(Ledger(month=month), spent=Decimal(before))
+        space = Namespace(policy=a_policy(**body["spec"]), ledgers=ledgers)
         await self.reporter.report(body, space, now)
         events = {
             path: held["reason"]
@@ -87,3 +95,36 @@ async def test_a_look_that_is_repeated_after_a_crash_tells_nothing_twice() -> No
     for held in books.api.objects.values():
         held.pop("status", None)
     assert await books.told("81") == []
+
+
+async def test_a_warning_that_could_not_be_given_is_given_at_the_next_look() -> None:
+    books = Books()
+    books.api.refusals[("POST", "/events")] = UnavailableError("no answer")
+    with pytest.raises(UnavailableError):
+        await books.told("80")
+    books.api.refusals.clear()
+    assert await books.told("80") == ["BudgetAlert"]
+
+
+async def test_runs_of_the_last_day_that_cross_a_line_on_the_first_are_warned_of() -> None:
+    books = Books()
+    assert await books.told("70") == []
+    assert await books.told("0", before="80", now=DECEMBER) == ["BudgetAlert"]
+    assert await books.told("0", before="90", now=DECEMBER) == []
+    assert await books.told("0", before="101", now=DECEMBER) == ["BudgetExhausted"]
+    told = [held["message"] for held in books.api.objects.values() if held.get("kind") == "Event"]
+    assert told == [
+        "75 % of the budget of 2026-11 is reached: 80.00 USD of 100.00 USD are spent.",
+        "The budget of 2026-11 is spent: 101.00 USD of 100.00 USD. No further run of that month is "
+        "started.",
+    ]
+
+
+async def test_what_was_warned_of_in_its_month_is_not_warned_of_after_it() -> None:
+    books = Books()
+    assert await books.told("80") == ["BudgetAlert"]
+    # An event does not live for long, so that its name alone would not keep it from coming again.
+    books.api.objects = {
+        path: held for path, held in books.api.objects.items() if held["kind"] != "Event"
+    }
+    assert await books.told("0", before="80", now=DECEMBER) == []

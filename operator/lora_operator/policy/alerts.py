@@ -23,24 +23,38 @@ class Alert:
 
 
 def budget_alerts(
-    before: Decimal, after: Decimal, *, month: Month, policy: TrainingPolicySpec
+    before: Decimal,
+    after: Decimal,
+    *,
+    month: Month,
+    policy: TrainingPolicySpec,
+    is_over: bool = False,
 ) -> Iterator[Alert]:
-    """Warnings of what was crossed between two states of one month's spending."""
+    """Warnings of what was crossed between two states of one month's spending.
+
+    Args:
+        before: Spending of which was told already.
+        after: Spending now.
+        month: The month.
+        policy: With its budget.
+        is_over: Whether the month is, and its last runs still cost.
+    """
     if policy.monthly_budget is None:
         return
     budget = Decimal(policy.monthly_budget.amount)
     percent = policy.monthly_budget.alert_percent
     figures = f"{shown(after, policy.currency)} of {shown(budget, policy.currency)}"
+    name = f"budget of {month}" if is_over else "monthly budget"
+    until = "of that month is started" if is_over else f"is started until {month.reset:%Y-%m-%d}"
     if _crosses(before, after, budget * percent / 100):
         yield Alert(
             reason=Reason.BUDGET_ALERT,
-            message=f"{percent} % of the monthly budget is reached: {figures} are spent.",
+            message=f"{percent} % of the {name} is reached: {figures} are spent.",
         )
     if _crosses(before, after, budget):
         yield Alert(
             reason=Reason.BUDGET_EXHAUSTED,
-            message=f"The monthly budget is spent: {figures}. No further run is started until "
-            f"{month.reset:%Y-%m-%d}.",
+            message=f"The {name} is spent: {figures}. No further run {until}.",
         )
 
 

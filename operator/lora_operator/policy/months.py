@@ -58,6 +58,11 @@ class Month(NamedTuple):
         return Month(self.year + 1, 1) if self.number == 12 else Month(self.year, self.number + 1)
 
     @property
+    def previous(self) -> Month:
+        """The month before it."""
+        return Month(self.year - 1, 12) if self.number == 1 else Month(self.year, self.number - 1)
+
+    @property
     def reset(self) -> datetime:
         """When the counts begin anew."""
         return self.next.start

@@ -28,6 +28,7 @@ def usage(
     acting: Condition,
     policy: TrainingPolicySpec,
     ledger: Ledger,
+    previous: Ledger | None = None,
     queue: Sequence[Waiting],
     working: Sequence[Working],
 ) -> TrainingPolicyStatus:
@@ -38,6 +39,7 @@ def usage(
         acting: As made by `acting_condition`.
         policy: The policy.
         ledger: Of the present month.
+        previous: Of the month before, if there was any run.
         queue: Waiting runs in their order.
         working: Runs at work.
     """
@@ -52,6 +54,7 @@ def usage(
         running_count=held.runs,
         waiting_count=len(queue),
         spending=_spending(policy, ledger),
+        previous_spending=None if previous is None else _spending(policy, previous),
         users=_users(ledger, held),
         running=tuple(
             RunningStatus(name=run.name, user=run.user, gpus=run.gpus)
