@@ -225,6 +225,8 @@ class Gatekeeper:
         space = released.namespace
         await kept.store.write_urgent(space.ledgers)
         changed = space.waiting.keys() != kept.space.waiting.keys()
+        if seen is not None:
+            changed |= _priority(space, seen.run.uid) != _priority(kept.space, seen.run.uid)
         withdrawn = space.preempted - kept.space.preempted
         kept.space = space
         queue = self._queue(space)
@@ -339,6 +341,11 @@ def _known(seen: Observed, price: Decimal, now: datetime) -> Known:
         meter=read_meter(seen, now),
         price=price,
     )
+
+
+def _priority(space: Namespace, uid: str) -> int | None:
+    waiting = space.waiting.get(uid)
+    return None if waiting is None else waiting.priority
 
 
 def _place(space: Namespace, queue: tuple[Waiting, ...], uid: str, now: datetime) -> str:

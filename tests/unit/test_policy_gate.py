@@ -26,6 +26,8 @@ from lora_operator.policy.ledger import Ledger, Speed, Total, admit
 from lora_operator.policy.limits import Refusal
 from lora_operator.policy.months import Month
 
+SPEEDS = {"sd15": Speed(runs=9, steps=9000, gpu_seconds=4500)}
+
 
 def a_space(*, ledger: Ledger | None = None, **policy: Any) -> Namespace:  # noqa: ANN401
     kept = ledger or a_ledger()
@@ -255,3 +257,29 @@ def test_at_any_interleaving_no_more_than_the_limit_are_at_work(data: st.DataObj
             if entry.state in {RunState.WAITING, RunState.RUNNING}
         }
         assert open_runs == {*space.waiting, *space.working}
+
+
+def test_who_is_given_another_priority_stands_elsewhere_in_the_queue() -> None:
+    space = admitted(
+        a_space(maxConcurrentGPUs=1), an_applicant("u1"), an_applicant("u2"), an_applicant("u3")
+    )
+    space = admitted(space, an_applicant("u3", priority=9))
+    assert [run.uid for run in release(space, NOON).started] == ["u3"]
+
+
+def test_who_is_given_another_priority_at_work_makes_room_by_it() -> None:
+    space = a_space(maxConcurrentGPUs=1, queue={"preemption": "LowerPriority"})
+    space = release(admitted(space, an_applicant("u1", priority=9)), NOON).namespace
+    space = admitted(space, an_applicant("u2", "ben", priority=5))
+    assert not release(space, NOON).namespace.preempted
+    space = admitted(space, an_applicant("u1", priority=1))
+    assert release(space, NOON).namespace.preempted == {"u1"}
+    assert space.working["u1"].started_at == NOON
+
+
+def test_who_waited_before_its_recipe_was_measured_is_estimated_once_it_is() -> None:
+    space = admitted(a_space(), an_applicant("u1"))
+    assert space.waiting["u1"].seconds is None
+    measured = replace(space.ledgers[NOVEMBER], speeds=SPEEDS)
+    space = admitted(replace(space, ledgers={NOVEMBER: measured}), an_applicant("u1"))
+    assert space.waiting["u1"].seconds is not None

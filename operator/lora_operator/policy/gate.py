@@ -206,16 +206,31 @@ def forget(space: Namespace, uid: str, *, created_at: datetime) -> Namespace:
 
 
 def _restored(space: Namespace, run: Applicant, entry: Entry, ledger: Ledger) -> Namespace:
-    if run.uid in space.waiting or run.uid in space.working or entry.state in FINAL:
-        return space
-    space = _waiting(space, run, ledger)
+    """A run that the ledger knows, where it belongs and as it is now: its priority may change."""
+    at_work = space.working.get(run.uid)
+    if at_work is not None:
+        again = _entrant(run, ledger).let_go(at_work.started_at)
+        return space if again == at_work else _working(space, again)
+    if run.uid in space.waiting or entry.state is RunState.WAITING:
+        return _waiting(space, run, ledger)
     if entry.state is RunState.RUNNING:
-        space = _at_work(space, space.waiting[run.uid], run.created_at)
+        return _working(space, _entrant(run, ledger).let_go(run.created_at))
     return space
 
 
 def _waiting(space: Namespace, run: Applicant, ledger: Ledger) -> Namespace:
-    entrant = Waiting(
+    entrant = _entrant(run, ledger)
+    if space.waiting.get(run.uid) == entrant:
+        return space
+    return replace(space, waiting={**space.waiting, run.uid: entrant})
+
+
+def _working(space: Namespace, run: Working) -> Namespace:
+    return replace(space, working={**space.working, run.uid: run})
+
+
+def _entrant(run: Applicant, ledger: Ledger) -> Waiting:
+    return Waiting(
         uid=run.uid,
         name=run.name,
         user=run.request.user,
@@ -225,7 +240,6 @@ def _waiting(space: Namespace, run: Applicant, ledger: Ledger) -> Namespace:
         seconds=_expected_seconds(run.request, ledger),
         preemptible=run.preemptible,
     )
-    return replace(space, waiting={**space.waiting, run.uid: entrant})
 
 
 def _sighting(run: Applicant, state: RunState) -> Sighting:
@@ -285,7 +299,7 @@ def _ended_waiting(space: Namespace, run: Waiting) -> Namespace:
 
 def _at_work(space: Namespace, run: Waiting, now: datetime) -> Namespace:
     space = _without(_with_state(space, run, RunState.RUNNING), run.uid)
-    return replace(space, working={**space.working, run.uid: run.let_go(now)})
+    return _working(space, run.let_go(now))
 
 
 def _without(space: Namespace, uid: str) -> Namespace:
