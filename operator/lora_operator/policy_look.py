@@ -137,6 +137,7 @@ def applicant_of(run: Run, spec: LoRATrainingSpec, policy: TrainingPolicySpec) -
         priority=priority_of(spec, policy),
         # Kueue lets its Jobs go by the field that we would suspend them by.
         preemptible=run.queue is None,
+        started_at=run.status.started_at or run.status.phase_started_at,
     )
 
 

@@ -332,3 +332,11 @@ def test_who_is_neither_at_work_nor_over_has_no_permission_whatever_the_gate_kno
     assert Action.RESUME_JOB not in resumed.actions
     over = sight.with_status(ended().observed.run.status).observed.run
     assert word_of(space, over, None, "").permission is Permission.GRANTED
+
+
+def test_a_run_that_a_new_leader_finds_at_work_is_so_since_it_was_started() -> None:
+    started_at = NOW - timedelta(minutes=5)
+    status = LoRATrainingStatus(phase=Phase.TRAINING, started_at=started_at)
+    sight = seen().with_job().with_pods(a_pod().placed().running()).with_status(status)
+    space, _ = look(a_space(), sight)
+    assert space.working[RUN_UID].started_at == started_at

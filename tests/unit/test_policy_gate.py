@@ -283,3 +283,14 @@ def test_who_waited_before_its_recipe_was_measured_is_estimated_once_it_is() -> 
     measured = replace(space.ledgers[NOVEMBER], speeds=SPEEDS)
     space = admitted(replace(space, ledgers={NOVEMBER: measured}), an_applicant("u1"))
     assert space.waiting["u1"].seconds is not None
+
+
+def test_a_new_leader_knows_since_when_a_run_is_at_work() -> None:
+    ledger = replace(a_ledger(), speeds=SPEEDS)
+    created_at, started_at = NOON - timedelta(hours=9), NOON - timedelta(minutes=1)
+    run = an_applicant("u1", created_at=created_at)
+    space = release(admitted(a_space(ledger=ledger), run), started_at).namespace
+    crashed = Namespace(policy=space.policy, ledgers=space.ledgers)
+    assert recall(crashed, replace(run, started_at=started_at)).working == space.working
+    adopted = adopt(a_space(ledger=ledger), replace(run, started_at=started_at))
+    assert adopted.working == space.working

@@ -33,6 +33,13 @@ class Applicant:
     priority: int = 0
     preemptible: bool = True
     """Whether we could suspend it."""
+    started_at: datetime | None = None
+    """Since when it is at work, by its own status."""
+
+    @property
+    def at_work_since(self) -> datetime:
+        """When it was let go, as far as anybody remembers it."""
+        return self.started_at or self.created_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +134,7 @@ def adopt(space: Namespace, run: Applicant) -> Namespace:
         return space
     noted = ledgers.admit(ledger, run.uid, _sighting(run, RunState.RUNNING), None)
     space = _waiting(_keeping(space, noted), run, ledger)
-    return _at_work(space, space.waiting[run.uid], run.created_at)
+    return _at_work(space, space.waiting[run.uid], run.at_work_since)
 
 
 def pause(space: Namespace, uid: str, *, created_at: datetime) -> Namespace:
@@ -214,7 +221,7 @@ def _restored(space: Namespace, run: Applicant, entry: Entry, ledger: Ledger) ->
     if run.uid in space.waiting or entry.state is RunState.WAITING:
         return _waiting(space, run, ledger)
     if entry.state is RunState.RUNNING:
-        return _working(space, _entrant(run, ledger).let_go(run.created_at))
+        return _working(space, _entrant(run, ledger).let_go(run.at_work_since))
     return space
 
 
