@@ -80,6 +80,7 @@ def look_at(
             # The status of a run that has just made room still tells what it did before.
             sight = replace(sight, state=RunState.WAITING)
         space = gate.note(space, run.uid, sight, created_at=run.created_at)
+        answer = gate.held_for_money(space, run.uid)
     return space, answer
 
 

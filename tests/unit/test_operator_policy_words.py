@@ -340,3 +340,14 @@ def test_a_run_that_a_new_leader_finds_at_work_is_so_since_it_was_started() -> N
     sight = seen().with_job().with_pods(a_pod().placed().running()).with_status(status)
     space, _ = look(a_space(), sight)
     assert space.working[RUN_UID].started_at == started_at
+
+
+def test_who_made_room_and_finds_the_money_gone_is_queued_and_told_so() -> None:
+    policy = {"maxConcurrentGPUs": 1, "monthlyBudget": {"amount": "1"}}
+    space, _ = look(a_space(**policy), seen())
+    dear = LoRATrainingStatus(phase=Phase.TRAINING, gpu_seconds=2000)
+    held = seen(a_training().suspended()).with_job(a_job().suspended()).with_status(dear)
+    space, _ = look(space, held)
+    _, word = look(space, seen().with_job(a_job().suspended()).with_status(dear))
+    assert word.permission is Permission.AWAITED
+    assert "is spent" in word.message

@@ -17,6 +17,7 @@ from lora_operator.policy.gate import (
     adopt,
     ask,
     forget,
+    held_for_money,
     note,
     pause,
     recall,
@@ -294,3 +295,31 @@ def test_a_new_leader_knows_since_when_a_run_is_at_work() -> None:
     assert recall(crashed, replace(run, started_at=started_at)).working == space.working
     adopted = adopt(a_space(ledger=ledger), replace(run, started_at=started_at))
     assert adopted.working == space.working
+
+
+def test_who_has_begun_is_not_refused_when_the_money_is_gone_but_waits_for_more() -> None:
+    limits = {"maxConcurrentGPUs": 1, "monthlyBudget": {"amount": "1"}}
+    low = an_applicant("low")
+    space = release(admitted(a_space(**limits), low, an_applicant("new", "ben")), NOON).namespace
+    space = note(space, "low", seen(gpu_seconds=1000), created_at=NOON)
+    space = admitted(pause(space, "low", created_at=NOON), low)
+    released = release(space, NOON)
+    assert [run.uid for run, _ in released.refused] == ["new"]
+    space = released.namespace
+    assert (list(space.waiting), list(space.working)) == (["low"], [])
+    why = held_for_money(space, "low")
+    assert why is not None
+    assert "is spent" in why.message
+    raised = replace(space, policy=a_policy(**limits | {"monthlyBudget": {"amount": "9"}}))
+    assert held_for_money(raised, "low") is None
+    assert [run.uid for run in release(raised, NOON).started] == ["low"]
+
+
+def test_who_waits_for_money_keeps_nobody_else_waiting() -> None:
+    october = NOVEMBER.start - timedelta(days=1)
+    low = an_applicant("low", created_at=october)
+    space = a_space(maxConcurrentGPUs=1, monthlyBudget={"amount": "1"})
+    space = release(admitted(space, low), october).namespace
+    space = note(space, "low", seen(gpu_seconds=1000), created_at=october)
+    space = admitted(pause(space, "low", created_at=october), low, an_applicant("new", "ben"))
+    assert [run.uid for run in release(space, NOON).started] == ["new"]

@@ -146,17 +146,22 @@ def pause(space: Namespace, uid: str, *, created_at: datetime) -> Namespace:
 def release(space: Namespace, now: datetime) -> Released:
     """Let go who may start now, and refuse whose month's money is gone.
 
-    While somebody makes room, nobody starts: what becomes free is for whom it was freed.
+    Who has begun is not refused for that, as what it has trained would be lost: it waits. While
+    somebody makes room, nobody starts: what becomes free is for whom it was freed.
     """
-    refused = _out_of_money(space)
+    unpaid = _out_of_money(space)
+    held = {run.uid for run, _ in unpaid if _has_begun(space, run)}
+    refused = tuple((run, verdict) for run, verdict in unpaid if run.uid not in held)
     for run, _ in refused:
         space = _ended_waiting(space, run)
     if space.preempted:
         return Released(namespace=space, refused=refused)
-    started = startable(tuple(space.waiting.values()), space.working.values(), space.policy, now)
+    waiting = tuple(run for run in space.waiting.values() if run.uid not in held)
+    started = startable(waiting, space.working.values(), space.policy, now)
     for run in started:
         space = _at_work(space, run, now)
-    space = replace(space, preempted=_to_preempt(space, now))
+    waiting = tuple(run for run in waiting if run.uid in space.waiting)
+    space = replace(space, preempted=_to_preempt(space, waiting, now))
     return Released(namespace=space, started=started, refused=refused)
 
 
@@ -180,6 +185,20 @@ def note(
     if accounted:
         space = _keeping(space, ledgers.settle(ledger, uid))
     return space
+
+
+def held_for_money(space: Namespace, uid: str) -> Deferred | None:
+    """Why a waiting run that has begun is not let go, where it is for want of money."""
+    run = space.waiting.get(uid)
+    if run is None or not run.gpus or not _has_begun(space, run):
+        return None
+    spent = spent_budget(space.policy, space.ledger_of(run.created_at))
+    if spent is None:
+        return None
+    return Deferred(
+        message=f"{spent.message} What the run has trained is kept; it goes on once the budget of "
+        f"{Month.of(run.created_at)} is raised."
+    )
 
 
 def bill(
@@ -291,11 +310,16 @@ def _out_of_money(space: Namespace) -> tuple[tuple[Waiting, Refusal], ...]:
     )
 
 
-def _to_preempt(space: Namespace, now: datetime) -> frozenset[str]:
-    if space.policy.queue.preemption is Preemption.NEVER or not space.waiting:
+def _has_begun(space: Namespace, run: Waiting) -> bool:
+    entry = space.ledger_of(run.created_at).runs[run.uid]
+    return entry.steps > 0 or entry.gpu_seconds > 0
+
+
+def _to_preempt(space: Namespace, waiting: tuple[Waiting, ...], now: datetime) -> frozenset[str]:
+    if space.policy.queue.preemption is Preemption.NEVER or not waiting:
         return frozenset()
     working = tuple(space.working.values())
-    queue = standings(tuple(space.waiting.values()), working, space.policy, now)
+    queue = standings(waiting, working, space.policy, now)
     found = preempt(queue, working, space.policy, now)
     return frozenset() if found is None else frozenset(run.uid for run in found.victims)
 
