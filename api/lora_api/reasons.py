@@ -125,7 +125,7 @@ MEANINGS: dict[Reason, str] = {
     Reason.CANCELLING: "spec.cancel is set; the trainer is being stopped.",
     Reason.CANCELLED: "spec.cancel ended the run.",
     Reason.UNSCHEDULABLE: "No node has what the pod asks for (GPUs, memory, volume zone).",
-    Reason.NO_FITTING_GPU: "No GPU of the cluster has the memory that the run needs.",
+    Reason.NO_FITTING_GPU: "No GPU of the labelled nodes has the memory that the run needs.",
     Reason.IMAGE_PULL_FAILED: "The trainer image can't be pulled.",
     Reason.SECRET_NOT_FOUND: "The credentials Secret, or a key in it, does not exist.",
     Reason.CONTAINER_CONFIG_ERROR: "The kubelet can't create the container from its settings.",

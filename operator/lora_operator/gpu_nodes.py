@@ -4,14 +4,16 @@ A module of its own because reading nodes is a right that an operator of single 
 and a cost that only an explanation is worth: pods find large enough GPUs without it.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
 from lora_api.policy import GpuSettings
-from lora_operator.errors import ApiError
+from lora_operator.errors import ApiError, RefusedError
 from lora_operator.kube.client import KubeClient
 from lora_operator.kube.resources import NODES
+from lora_operator.logs import log
 from lora_operator.policy.gpu_fit import Labels, gpu_names, gpu_need, misfit
 from lora_operator.shared_read import SharedRead
 from lora_operator.state.views import Observed
@@ -67,7 +69,11 @@ class GpuNodes:
         try:
             async for node in self._client.list_metadata(NODES, None, label_selector=label):
                 found.append(node["metadata"].get("labels", {}))
-        except ApiError:
+        except RefusedError:
             # Only an explanation, and where nodes may not be read nobody has it.
             found = []
+        except ApiError as error:
+            # What was true half a minute ago explains more than nothing.
+            log("nodes not listed", level=logging.WARNING, label=label, message=error.message)
+            found = list(self._known[label][1]) if label in self._known else []
         self._known[label] = (self._clock(), tuple(found))

@@ -108,3 +108,15 @@ async def test_nodes_that_can_not_be_read_explain_nothing_and_stop_nobody(
     ground.add_gpu(4096)
     ground.api.refusals[("GET", "/nodes")] = error
     assert await ground.misfit(waits()) is None
+
+
+async def test_a_list_that_fails_leaves_what_was_known_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ground = Ground()
+    ground.add_gpu(4096)
+    assert await ground.misfit(waits()) is not None
+    ground.api.refusals[("GET", "/nodes")] = UnavailableError("no answer")
+    ground.time = FRESH_SECONDS
+    assert await ground.misfit(waits()) is not None
+    assert "nodes not listed" in caplog.text

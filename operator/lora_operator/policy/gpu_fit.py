@@ -118,8 +118,8 @@ def misfit(need: GpuNeed, nodes: Sequence[Labels], names: GpuNames) -> str | Non
     if not known or any((_memory(labels, names) or 0) >= need.least for labels in known):
         return None
     return (
-        f"No GPU of the cluster has the {need.least} MiB of memory that {need.what}. There are: "
-        f"{_inventory(known, names)}. Add a node with such a GPU, or create the run again with a "
+        f"No GPU of the labelled nodes has the {need.least} MiB of memory that {need.what}. They "
+        f"are: {_inventory(known, names)}. Add a node with such a GPU, or create the run again with a "
         "lower resolution or batch size, or a leaner optimization.memory."
     )
 
