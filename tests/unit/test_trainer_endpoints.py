@@ -1,5 +1,7 @@
 """Where object storage may not be: whoever writes the Secret must not learn a machine's secrets."""
 
+import socket
+
 import pytest
 
 from lora_api.exit_codes import ExitCode
@@ -39,3 +41,21 @@ def test_a_link_local_endpoint_is_bad_input(monkeypatch: pytest.MonkeyPatch, hos
 def test_any_other_endpoint_may_be_storage(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}")
     assert connect("output.uri", "s3://models/anna/")
+
+
+def test_a_name_of_a_link_local_address_is_asked_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://localhost:{server.getsockname()[1]}")
+        # No test may rely on a link-local neighbour, so that the nearest one is said to be it.
+        monkeypatch.setattr(socket.socket, "getpeername", lambda _: ("169.254.169.254", 80))
+        client = connect("output.uri", "s3://models/anna/")
+        with pytest.raises(
+            StorageError, match=r"localhost \(169.254.169.254\)', a link-local"
+        ) as e:
+            client.bucket_exists("models")
+        assert e.value.exit_code is ExitCode.BAD_INPUT
+        accepted, _ = server.accept()
+        with accepted:
+            assert accepted.recv(1) == b"", "closed, and nothing was sent"

@@ -12,6 +12,8 @@ from urllib.parse import SplitResult, urlsplit
 import certifi
 import urllib3
 from minio import Minio
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from lora_api.exit_codes import ExitCode
 from lora_api.reasons import Reason
@@ -60,6 +62,8 @@ def connect(field: str, uri: str) -> Minio:
         cert_reqs="CERT_REQUIRED",
         ca_certs=_certificates(),
     )
+    # By a name, an address is known only once it is connected to, and then nothing was sent yet.
+    pool.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
     return Minio(
         parts.netloc,
         access_key=access_key,
@@ -87,13 +91,48 @@ def _address(endpoint: str) -> SplitResult:
             exit_code=ExitCode.BAD_INPUT,
         )
     if _is_link_local(parts.hostname or ""):
-        raise StorageError(
-            Reason.STORAGE_UNREACHABLE,
-            f"AWS_ENDPOINT_URL is {endpoint!r}, a link-local address: clouds keep the credentials "
-            "of their machines there, and no object storage",
-            exit_code=ExitCode.BAD_INPUT,
-        )
+        raise _link_local(endpoint)
     return parts
+
+
+class _HttpConnection(HTTPConnection):
+    """A connection that asks nothing of whoever has a link-local address."""
+
+    def connect(self) -> None:
+        super().connect()
+        _check_peer(self)
+
+
+class _HttpsConnection(HTTPSConnection):
+    """The same with TLS."""
+
+    def connect(self) -> None:
+        super().connect()
+        _check_peer(self)
+
+
+class _HttpPool(HTTPConnectionPool):
+    ConnectionCls = _HttpConnection
+
+
+class _HttpsPool(HTTPSConnectionPool):
+    ConnectionCls = _HttpsConnection
+
+
+def _check_peer(connection: HTTPConnection) -> None:
+    address = connection.sock.getpeername()[0] if connection.sock is not None else ""
+    if _is_link_local(address):
+        connection.close()
+        raise _link_local(f"{connection.host} ({address})")
+
+
+def _link_local(endpoint: str) -> StorageError:
+    return StorageError(
+        Reason.STORAGE_UNREACHABLE,
+        f"AWS_ENDPOINT_URL is {endpoint!r}, a link-local address: clouds keep the credentials of "
+        "their machines there, and no object storage",
+        exit_code=ExitCode.BAD_INPUT,
+    )
 
 
 def _is_link_local(host: str) -> bool:
