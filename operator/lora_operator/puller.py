@@ -22,13 +22,16 @@ from lora_operator.builders.ownership import is_owned_by
 from lora_operator.cache import Cache, run_of
 from lora_operator.kube.resources import JOBS, PODS, TRAININGS
 from lora_operator.metrics import Metrics
-from lora_operator.moments import Moments
 from lora_operator.rules.running import LONGEST_SILENCE, is_worth_writing
 from lora_operator.settings import ProgressRoute
+from lora_operator.standstill import Standstill
 from lora_operator.state.keys import Key, Object
 from lora_operator.state.reading import read_run
 
 TIMEOUT_SECONDS = 2.0
+# A connection that is not made says that there is no way; one that is, and then nothing, that the
+# trainer hangs.
+TIMEOUT = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS, sock_connect=TIMEOUT_SECONDS / 2)
 AT_ONCE = 64
 # That a run makes steps is written every so many seconds, however few they are of a percent. With
 # more runs than this per second of it, more seldom: percents are worth more than steps.
@@ -44,6 +47,17 @@ class Target(NamedTuple):
     pod_name: str
     pod_uid: str
     ip: str
+
+
+class Answer(NamedTuple):
+    """What became of one question."""
+
+    told: Progress | None = None
+    """What could be read."""
+    is_reached: bool = False
+    """Whether the trainer itself took the question, so that its silence is its own."""
+    is_timeout: bool = False
+    """Whether the time was over before anything was said."""
 
 
 class ProgressPuller:
@@ -76,7 +90,7 @@ class ProgressPuller:
             now: The time that decisions are made by.
         """
         self.progress_of: dict[str, Progress] = {}
-        self.moved_at = Moments(wall=now)
+        self.moved_at = Standstill(wall=now)
         """When what a pod tells last changed, by our clock and by pod uid."""
         self._cache = cache
         self._pods = pods
@@ -130,9 +144,9 @@ class ProgressPuller:
 
     async def _pull(self, target: Target) -> None:
         async with self._slots:
-            told = await self._ask(target)
-        if told is not None:
-            self._agenda.heard(target.pod_uid, told, time.monotonic())
+            answer = await self._ask(target)
+        told = answer.told
+        self._weigh(target, answer)
         known = self.progress_of.get(target.pod_uid)
         body = self._cache.get(TRAININGS, target.run)
         if told is None:
@@ -147,45 +161,51 @@ class ProgressPuller:
         if body is not None and self._is_worth_a_look(body, told):
             self._on_change(target.run)
 
+    def _weigh(self, target: Target, answer: Answer) -> None:
+        uid, place = target.pod_uid, target.run.namespace
+        if answer.told is None:
+            self.moved_at.silent(uid, place=place, is_its_own=answer.is_reached)
+            return
+        self.moved_at.answered(uid, place=place)
+        self._agenda.heard(uid, answer.told, time.monotonic())
+
     def _is_worth_a_look(self, body: Object, told: Progress) -> bool:
         silence = max(LONGEST_SILENCE, timedelta(seconds=self._running / STEPS_WRITTEN_PER_SECOND))
         known = read_run(body).status.progress
         return is_worth_writing(known, told, self._now(), silence=silence)
 
-    async def _ask(self, target: Target) -> Progress | None:
+    async def _ask(self, target: Target) -> Answer:
         if self._route is ProgressRoute.PROXY or time.monotonic() < self._proxy_until:
-            return (await self._get("proxy", self._api, self._proxy_url(target)))[0]
-        told, unreachable = await self._get("direct", self._pods, _direct_url(target))
-        if unreachable and self._route is ProgressRoute.AUTO:
-            told, _ = await self._get("proxy", self._api, self._proxy_url(target))
-            if told is not None:
+            return await self._get("proxy", self._api, self._proxy_url(target))
+        answer = await self._get("direct", self._pods, _direct_url(target))
+        if answer.is_timeout and self._route is ProgressRoute.AUTO:
+            by_proxy = await self._get("proxy", self._api, self._proxy_url(target))
+            if by_proxy.told is not None:
                 self._proxy_until = time.monotonic() + PREFER_PROXY_SECONDS
-        return told
+                return by_proxy
+        return answer
 
-    async def _get(
-        self, route: str, session: aiohttp.ClientSession, url: str
-    ) -> tuple[Progress | None, bool]:
-        """Progress if it could be read, and whether nobody answered at all."""
-        told, outcome = None, "ok"
+    async def _get(self, route: str, session: aiohttp.ClientSession, url: str) -> Answer:
+        told, outcome, is_reached = None, "ok", False
         try:
-            async with session.get(
-                url,
-                timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
-                allow_redirects=False,
-            ) as response:
-                if response.status != 200:
+            async with session.get(url, timeout=TIMEOUT, allow_redirects=False) as response:
+                is_reached = response.status == 200
+                if not is_reached:
                     outcome = f"http_{response.status // 100}xx"
                 else:
                     told = Progress.model_validate_json(await _read_bounded(response))
         except (ValidationError, ValueError):
             outcome = "invalid"
-        except TimeoutError:
+        except TimeoutError as error:
             outcome = "timeout"
+            is_reached = not isinstance(error, aiohttp.ConnectionTimeoutError)
         except aiohttp.ClientError:
             # A trainer that has not opened its port yet refuses: no reason to try elsewhere.
             outcome = "refused"
         self._metrics.progress_pulls.labels(route, outcome).inc()
-        return told, outcome == "timeout"
+        # Of what somebody in between says (the API server, a mesh) nobody knows how far it got.
+        is_reached = told is not None or (is_reached and route == "direct")
+        return Answer(told, is_reached, outcome == "timeout")
 
     def _proxy_url(self, target: Target) -> str:
         path = PODS.path(target.run.namespace, f"{target.pod_name}:{PROGRESS_PORT}", "proxy")

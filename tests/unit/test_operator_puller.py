@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime, timedelta
 from typing import Any, cast
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from tests.builders import NOW, a_job, a_pod, a_training
 from tests.sights import a_progress, seen
 
@@ -14,9 +17,10 @@ from lora_api.progress import Progress, Stage
 from lora_operator.cache import Cache
 from lora_operator.kube.resources import JOBS, PODS, TRAININGS
 from lora_operator.metrics import Metrics
-from lora_operator.moments import Moments, wall_clock
-from lora_operator.puller import ProgressPuller, Target
+from lora_operator.moments import wall_clock
+from lora_operator.puller import Answer, ProgressPuller, Target
 from lora_operator.settings import ProgressRoute
+from lora_operator.standstill import Standstill
 
 Object = dict[str, Any]
 ADDRESS = "10.0.0.7"
@@ -26,18 +30,19 @@ class ScriptedPuller(ProgressPuller):
     """Hears what the test says instead of asking over the network; each round takes a second."""
 
     says: Progress | None = None
+    is_reached = True
     seconds = 0
 
     def tell_time(self) -> ScriptedPuller:
         """By the test's clock from now on."""
-        self.moved_at = Moments(
+        self.moved_at = Standstill(
             steady=lambda: self.seconds, wall=lambda: NOW + timedelta(seconds=self.seconds)
         )
         return self
 
-    async def _ask(self, target: Target) -> Progress | None:
+    async def _ask(self, target: Target) -> Answer:
         del target
-        return self.says
+        return Answer(self.says, is_reached=self.says is not None or self.is_reached)
 
     def targets(self) -> list[Target]:
         """Whom it would ask, were all due."""
@@ -155,3 +160,81 @@ async def test_silence_counts_where_an_earlier_leader_was_answered() -> None:
     training = a_training().with_status(told).stored()
     puller = a_puller(training, a_job().stored(), running())
     assert await puller.pull_all() is not None
+
+
+async def test_a_trainer_to_which_the_way_is_lost_does_not_stand_still() -> None:
+    puller = a_puller(a_training().stored(), a_job().stored(), running())
+    puller.says = a_progress(Stage.TRAIN, 40)
+    await puller.pull_all()
+    puller.says, puller.is_reached = None, False
+    first, *_, last = [still_for(await puller.pull_all(), puller) for _ in range(900)]
+    assert (first, last) == (0, 0)
+    # There is a way again: an answer proves what it did meanwhile, also where that was nothing.
+    puller.says = a_progress(Stage.TRAIN, 40)
+    assert still_for(await puller.pull_all(), puller) == 901
+
+
+async def test_silence_counts_while_another_trainer_of_the_namespace_answers() -> None:
+    seconds = 0
+    still = Standstill(steady=lambda: seconds, wall=lambda: NOW + timedelta(seconds=seconds))
+    for name, place in (("silent", "studio"), ("witness", "studio"), ("far", "elsewhere")):
+        still.note(name)
+        still.answered(name, place=place)
+    for seconds in range(1, 31):
+        # Ten seconds with a witness, ten in which only another namespace is heard, ten with one.
+        if 10 < seconds <= 20:
+            still.silent("witness", place="studio", is_its_own=False)
+        else:
+            still.answered("witness", place="studio")
+        still.answered("far", place="elsewhere")
+        still.silent("silent", place="studio", is_its_own=False)
+    assert still["silent"] == NOW + timedelta(seconds=10)
+
+
+@pytest.mark.parametrize(("hung", "seconds"), [(2, 2), (3, 30)])
+def test_a_trainer_that_hangs_counts_though_it_can_not_be_reached_any_more(
+    hung: int, seconds: float
+) -> None:
+    now = 0
+    still = Standstill(steady=lambda: now, wall=lambda: NOW + timedelta(seconds=now))
+    still.note("pod")
+    still.answered("pod", place="studio")
+    for now in range(1, 31):
+        still.silent("pod", place="studio", is_its_own=now <= hung)
+    assert NOW + timedelta(seconds=now) - still["pod"] == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("route", "sentence", "is_reached"),
+    [
+        ("direct", "takes the question and says nothing", True),
+        ("direct", "says that it can't", False),
+        ("direct", "is not there", False),
+        ("proxy", "takes the question and says nothing", False),
+        ("proxy", "says that it can't", False),
+    ],
+)
+async def test_silence_is_a_trainers_own_where_it_was_reached(
+    route: str, sentence: str, is_reached: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lora_operator.puller.TIMEOUT", aiohttp.ClientTimeout(total=0.2))
+
+    async def answer(_: web.Request) -> web.Response:
+        if "nothing" in sentence:
+            await asyncio.sleep(1)
+        return web.Response(status=503)
+
+    served = web.Application()
+    served.router.add_get("/progress", answer)
+    puller = a_puller(a_training().stored(), a_job().stored(), running())
+    async with TestServer(served) as server, aiohttp.ClientSession() as session:
+        url = str(server.make_url("/progress"))
+        if "not there" in sentence:
+            url = "http://127.0.0.1:1/progress"
+        found = await puller._get(route, session, url)
+    assert (found.told, found.is_reached) == (None, is_reached)
+
+
+def still_for(moved_at: datetime | None, puller: ScriptedPuller) -> float:
+    assert moved_at is not None
+    return (NOW + timedelta(seconds=puller.seconds) - moved_at).total_seconds()
