@@ -23,7 +23,6 @@ from lora_operator.departures import Known, gone_before, see_off
 from lora_operator.errors import (
     ApiError,
     InternalError,
-    NotFoundError,
     OperatorError,
 )
 from lora_operator.gpu_meter import read_meter
@@ -47,11 +46,11 @@ from lora_operator.policy_look import (
     node_of,
     word_of,
 )
+from lora_operator.policy_reads import PolicyReads
 from lora_operator.policy_report import PolicyReporter
-from lora_operator.shared_read import SharedRead
 from lora_operator.state.decision import is_terminal
 from lora_operator.state.keys import Key, Object, key_of
-from lora_operator.state.reading import read_run
+from lora_operator.state.reading import read_run, read_time
 from lora_operator.state.views import Observed, PolicyWord
 
 # Those at the head of a queue hear of each change; the others learn their place when they are
@@ -106,7 +105,7 @@ class Gatekeeper:
         self._kept: dict[str, Kept] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._reporter = PolicyReporter(client)
-        self._read_policy = SharedRead(self._fetch_policy)
+        self._policy_reads = PolicyReads(client=client, cache=cache, now=now)
         self._prices = NodePrices(client, now=now)
         self.words: dict[str, PolicyWord] = {}
         """What the policy says of a run, by uid; nothing where there is no policy."""
@@ -138,8 +137,11 @@ class Gatekeeper:
         Raises:
             OperatorError: The ledger can't be read or written; nothing was decided.
         """
-        if self._is_new(key):
-            await self._read_policy(key.namespace)
+        new = self._new(key)
+        if new is not None:
+            await self._policy_reads.until(
+                key.namespace, read_time(new["metadata"]["creationTimestamp"])
+            )
         async with self._locks[key.namespace]:
             policy = self._policy(key.namespace)
             if policy is None:
@@ -308,19 +310,12 @@ class Gatekeeper:
                 f"{explain(error)}"
             ) from error
 
-    def _is_new(self, key: Key) -> bool:
-        """Whether a run was never looked at, in a namespace where no policy was heard of.
-
-        The watch of policies may be behind that of runs, and a run that is let go is not stopped.
-        """
+    def _new(self, key: Key) -> Object | None:
+        """A run that was never looked at, in a namespace where no policy was heard of."""
         if self.limits(key.namespace):
-            return False
+            return None
         body = self._cache.get(TRAININGS, key)
-        return body is not None and not body.get("status", {}).get("phase")
-
-    async def _fetch_policy(self, namespace: str) -> None:
-        with contextlib.suppress(NotFoundError):
-            self._cache.put(POLICIES, await self._client.get(POLICIES, namespace, ACTING_POLICY))
+        return body if body is not None and not body.get("status", {}).get("phase") else None
 
     def _no_policy(self, key: Key) -> None:
         """Nothing is limited any more, and nothing counted."""
