@@ -7,7 +7,7 @@ back after a crash.
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from lora_api.base import Count, LenientDocument
 from lora_api.policy import ComputedMoney
@@ -65,6 +65,9 @@ class LedgerRun(LenientDocument):
 
     estimate: ComputedMoney | None = None
     """What the whole run was estimated to cost when it was admitted."""
+
+    queued_at: AwareDatetime | None = None
+    """Since when it waits, where that is not its creation: its user had suspended it before."""
 
 
 class LedgerUser(LenientDocument):

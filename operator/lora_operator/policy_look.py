@@ -71,6 +71,8 @@ def look_at(
     if known is not None and known.state is RunState.RETURNED:
         return space, spent_budget(space.policy, space.ledger_of(run.created_at)) or _withdrawn()
     applicant = applicant_of(run, spec, space.policy)
+    if run.status.phase is Phase.SUSPENDED:
+        applicant = replace(applicant, resumed_at=now.replace(microsecond=0))
     if known is None and not seen.holds_nothing:
         space = gate.adopt(space, applicant)
     space, answer = gate.ask(space, applicant)

@@ -342,6 +342,17 @@ def test_a_run_that_a_new_leader_finds_at_work_is_so_since_it_was_started() -> N
     assert space.working[RUN_UID].started_at == started_at
 
 
+def test_a_run_that_was_created_suspended_waits_from_when_it_is_resumed() -> None:
+    held = seen(a_training().suspended()).told_by_policy(QUEUED)
+    space, _ = look(a_space(maxConcurrentGPUs=1), a_sight_of("first", "u-first"))
+    space, _ = look(space, held)
+    resumed = held.settled().of(a_training())
+    space, word = look(space, resumed)
+    assert word.permission is Permission.AWAITED
+    assert space.waiting[RUN_UID].waits_since == NOW
+    assert space.waiting[RUN_UID].created_at < NOW
+
+
 def test_who_made_room_and_finds_the_money_gone_is_queued_and_told_so() -> None:
     policy = {"maxConcurrentGPUs": 1, "monthlyBudget": {"amount": "1"}}
     space, _ = look(a_space(**policy), seen())

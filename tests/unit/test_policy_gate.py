@@ -24,8 +24,10 @@ from lora_operator.policy.gate import (
     release,
 )
 from lora_operator.policy.ledger import Ledger, Speed, Total, admit
+from lora_operator.policy.ledger_document import read_ledger, write_ledger
 from lora_operator.policy.limits import Refusal
 from lora_operator.policy.months import Month
+from lora_operator.policy.queue import level_of
 
 SPEEDS = {"sd15": Speed(runs=9, steps=9000, gpu_seconds=4500)}
 
@@ -284,6 +286,33 @@ def test_who_waited_before_its_recipe_was_measured_is_estimated_once_it_is() -> 
     measured = replace(space.ledgers[NOVEMBER], speeds=SPEEDS)
     space = admitted(replace(space, ledgers={NOVEMBER: measured}), an_applicant("u1"))
     assert space.waiting["u1"].seconds is not None
+
+
+def test_time_in_which_its_user_held_a_run_back_is_no_waiting() -> None:
+    week = NOON + timedelta(days=7)
+    run, resumed = an_applicant("u1"), replace(an_applicant("u1"), resumed_at=week)
+    space = admitted(a_space(), resumed)
+    assert level_of(space.waiting["u1"], space.policy, week) == 0
+    space = admitted(space, run, replace(run, resumed_at=week + timedelta(days=1)))
+    assert space.waiting["u1"].waits_since == week, "it has waited since"
+    ledger = read_ledger(write_ledger(space.ledgers[NOVEMBER]))
+    later = admitted(a_space(ledger=ledger), run)
+    assert later.waiting == space.waiting, "another leader knows"
+
+
+def test_who_was_suspended_at_work_begins_to_wait_when_it_goes_on() -> None:
+    run, week = an_applicant("u1"), NOON + timedelta(days=7)
+    space = release(admitted(a_space(), run), NOON).namespace
+    space = admitted(pause(space, "u1", created_at=NOON), replace(run, resumed_at=week))
+    assert space.waiting["u1"].waits_since == week
+    assert release(space, week).namespace.working["u1"].waits_since == week
+
+
+def test_who_made_room_has_waited_since_its_creation() -> None:
+    run = an_applicant("u1")
+    space = release(admitted(a_space(), run), NOON).namespace
+    space = admitted(pause(space, "u1", created_at=NOON), run)
+    assert space.waiting["u1"].waits_since == NOON
 
 
 def test_a_new_leader_knows_since_when_a_run_is_at_work() -> None:

@@ -35,6 +35,8 @@ class Applicant:
     """Whether we could suspend it."""
     started_at: datetime | None = None
     """Since when it is at work, by its own status."""
+    resumed_at: datetime | None = None
+    """When its user let it go on, where that is now; it had not waited before."""
 
     @property
     def at_work_since(self) -> datetime:
@@ -103,7 +105,7 @@ def ask(space: Namespace, run: Applicant) -> tuple[Namespace, Refusal | Deferred
         return space, _deferral(ledger)
     estimate = estimated_cost(run.request, space.policy, ledger)
     noted = ledgers.admit(ledger, run.uid, _sighting(run, RunState.WAITING), estimate)
-    return _waiting(_keeping(space, noted), run, ledger), None
+    return _joining(space, run, noted), None
 
 
 def recall(space: Namespace, run: Applicant, *, makes_room: bool = False) -> Namespace:
@@ -237,11 +239,20 @@ def _restored(space: Namespace, run: Applicant, entry: Entry, ledger: Ledger) ->
     if at_work is not None:
         again = _entrant(run, ledger).let_go(at_work.started_at)
         return space if again == at_work else _working(space, again)
-    if run.uid in space.waiting or entry.state is RunState.WAITING:
+    if run.uid in space.waiting:
         return _waiting(space, run, ledger)
+    if entry.state is RunState.WAITING:
+        return _joining(space, run, ledger)
     if entry.state is RunState.RUNNING:
         return _working(space, _entrant(run, ledger).let_go(run.at_work_since))
     return space
+
+
+def _joining(space: Namespace, run: Applicant, ledger: Ledger) -> Namespace:
+    """A run that the ledger knows comes to the queue; what its user held it back for is no age."""
+    if run.resumed_at is not None:
+        ledger = ledgers.queue_anew(ledger, run.uid, run.resumed_at)
+    return _waiting(_keeping(space, ledger), run, ledger)
 
 
 def _waiting(space: Namespace, run: Applicant, ledger: Ledger) -> Namespace:
@@ -256,6 +267,7 @@ def _working(space: Namespace, run: Working) -> Namespace:
 
 
 def _entrant(run: Applicant, ledger: Ledger) -> Waiting:
+    entry = ledger.runs.get(run.uid)
     return Waiting(
         uid=run.uid,
         name=run.name,
@@ -265,6 +277,7 @@ def _entrant(run: Applicant, ledger: Ledger) -> Waiting:
         priority=run.priority,
         seconds=_expected_seconds(run.request, ledger),
         preemptible=run.preemptible,
+        queued_at=entry.queued_at if entry is not None else None,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from decimal import Decimal
 
 from lora_api.policy_ledger import MAX_OPEN_RUNS, MAX_USERS, RunState
@@ -40,6 +41,8 @@ class Entry(Facts):
 
     cost: Decimal = NOTHING
     estimate: Decimal | None = None
+    queued_at: datetime | None = None
+    """Since when it waits, where that is not its creation."""
 
     @property
     def has_place(self) -> bool:
@@ -168,6 +171,11 @@ def pause(ledger: Ledger, uid: str) -> Ledger:
     if entry is None or entry.state is not RunState.RUNNING:
         return ledger
     return _with(ledger, uid, replace(entry, state=RunState.WAITING))
+
+
+def queue_anew(ledger: Ledger, uid: str, at: datetime) -> Ledger:
+    """A run joined the queue after its user had held it back: that time was no waiting."""
+    return _with(ledger, uid, replace(ledger.runs[uid], queued_at=at))
 
 
 def settle(ledger: Ledger, uid: str) -> Ledger:

@@ -59,6 +59,7 @@ def write_ledger(ledger: Ledger) -> TrainingLedgerSpec:
                 steps=entry.steps,
                 cost=written(entry.cost),
                 estimate=None if entry.estimate is None else written(entry.estimate),
+                queued_at=entry.queued_at,
             )
             for uid, entry in sorted(ledger.runs.items())
         ),
@@ -90,4 +91,5 @@ def _entry(run: LedgerRun) -> Entry:
         steps=run.steps,
         cost=Decimal(run.cost),
         estimate=None if run.estimate is None else Decimal(run.estimate),
+        queued_at=run.queued_at,
     )

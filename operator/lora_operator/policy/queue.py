@@ -5,7 +5,7 @@ read off and tested: nobody is starved, and a small run passes a big one only wi
 
 A run's level is its priority plus one for each `agingSeconds` of waiting. The highest level goes
 first; within a level the user with the fewest GPUs at work, then age. So a run of priority p is
-never passed by one that was created more than (MAX_PRIORITY + 1 - p) * agingSeconds after it,
+never passed by one that joined more than (MAX_PRIORITY + 1 - p) * agingSeconds after it,
 unless that one starts on GPUs that the first can't use (backfill), which ends once the first has
 waited for backfillSeconds, or the first is held back by a limit of its own user.
 """
@@ -36,6 +36,13 @@ class Waiting:
     """How long it is expected to run; None where that is unknown."""
     preemptible: bool = True
     """Whether we could suspend it, once it is at work."""
+    queued_at: datetime | None = None
+    """When it joined the queue, where that was not when it was created."""
+
+    @property
+    def waits_since(self) -> datetime:
+        """When it joined the queue."""
+        return self.queued_at or self.created_at
 
     def let_go(self, now: datetime) -> Working:
         """The run at work from now on."""
@@ -49,6 +56,7 @@ class Waiting:
             started_at=now,
             ends_at=None if self.seconds is None else now + timedelta(seconds=self.seconds),
             preemptible=self.preemptible,
+            queued_at=self.queued_at,
         )
 
 
@@ -67,6 +75,13 @@ class Working:
     """When it is expected to end; None where that is unknown."""
     preemptible: bool = True
     """Whether we can suspend it."""
+    queued_at: datetime | None = None
+    """When it joined the queue, where that was not when it was created."""
+
+    @property
+    def waits_since(self) -> datetime:
+        """When it joined the queue that it has left since."""
+        return self.queued_at or self.created_at
 
 
 class Fit(Enum):
@@ -123,7 +138,7 @@ class Held:
 
 
 def level_of(run: Waiting | Working, policy: TrainingPolicySpec, now: datetime) -> int:
-    """Priority, and one more for each `agingSeconds` since the run's creation."""
+    """Priority, and one more for each `agingSeconds` since it joined the queue."""
     return run.priority + int(_age(run, now) // policy.queue.aging_seconds)
 
 
@@ -152,7 +167,7 @@ def _by_turns(runs: Iterable[Waiting], held: Held) -> Iterator[Waiting]:
     given would move all of them, and a thousand runs of one user would cost a million moves.
     """
     of_users: defaultdict[str, list[Waiting]] = defaultdict(list)
-    for run in sorted(runs, key=lambda run: (run.created_at, run.uid), reverse=True):
+    for run in sorted(runs, key=lambda run: (run.waits_since, run.uid), reverse=True):
         of_users[run.user].append(run)
     heap = [_place(left[-1], held) for left in of_users.values()]
     heapq.heapify(heap)
@@ -218,12 +233,12 @@ def startable(
 
 
 def _place(run: Waiting, held: Held) -> tuple[int, datetime, str, Waiting]:
-    return (held.gpus_of(run.user), run.created_at, run.uid, run)
+    return (held.gpus_of(run.user), run.waits_since, run.uid, run)
 
 
 def _age(run: Waiting | Working, now: datetime) -> float:
     """Seconds of waiting; a clock that was set back makes nobody younger than new."""
-    return max(0.0, (now - run.created_at).total_seconds())
+    return max(0.0, (now - run.waits_since).total_seconds())
 
 
 def _is_above(needed: int, limit: int | None) -> bool:
