@@ -35,7 +35,7 @@ from lora_operator.observe import observe
 from lora_operator.policy import gate
 from lora_operator.policy.explain import place_in_words
 from lora_operator.policy.forecast import forecast
-from lora_operator.policy.gate import Namespace
+from lora_operator.policy.gate import Namespace, Released
 from lora_operator.policy.queue import Waiting, standings
 from lora_operator.policy_look import (
     applicant_of,
@@ -224,25 +224,29 @@ class Gatekeeper:
             kept.seen[key.name] = _known(seen, price, now)
             space, answer = look_at(space, seen, price=price, now=now)
         released = gate.release(space, now)
-        space = released.namespace
+        space, before = released.namespace, kept.space
         await kept.store.write_urgent(space.ledgers)
-        changed = space.waiting.keys() != kept.space.waiting.keys()
-        if seen is not None:
-            changed |= _priority(space, seen.run.uid) != _priority(kept.space, seen.run.uid)
-        withdrawn = space.preempted - kept.space.preempted
         kept.space = space
         queue = self._queue(space)
         if seen is not None:
-            if seen.run.uid in {run.uid for run, _ in released.refused}:
-                answer = next(why for run, why in released.refused if run.uid == seen.run.uid)
-            place = _place(space, queue, seen.run.uid, now)
-            self.words[seen.run.uid] = word_of(space, seen.run, answer, place)
+            uid = seen.run.uid
+            answer = next((why for run, why in released.refused if run.uid == uid), answer)
+            place = _place(space, queue, uid, now)
+            self.words[uid] = word_of(space, seen.run, answer, place)
+        self._wake(key, before, released, queue)
+
+    def _wake(
+        self, key: Key, before: Namespace, released: Released, queue: tuple[Waiting, ...]
+    ) -> None:
+        """Have others looked at for whom this look changed something: who may start comes first."""
+        space = released.namespace
         for run in released.started:
             if run.name != key.name:
                 self._on_start(Key(key.namespace, run.name))
         moved = {run.name for run, _ in released.refused}
-        moved |= {space.working[uid].name for uid in withdrawn}
-        moved |= {run.name for run in queue[:TOLD_AT_ONCE]} if changed else set()
+        moved |= {space.working[uid].name for uid in space.preempted - before.preempted}
+        if space.waiting is not before.waiting and _ranks(space) != _ranks(before):
+            moved |= {run.name for run in queue[:TOLD_AT_ONCE]}
         for name in sorted(moved - {key.name}):
             self._on_change(Key(key.namespace, name))
 
@@ -338,9 +342,9 @@ def _known(seen: Observed, price: Decimal, now: datetime) -> Known:
     )
 
 
-def _priority(space: Namespace, uid: str) -> int | None:
-    waiting = space.waiting.get(uid)
-    return None if waiting is None else waiting.priority
+def _ranks(space: Namespace) -> dict[str, int]:
+    """What tells of each run that waits whether its place may be another."""
+    return {uid: run.priority for uid, run in space.waiting.items()}
 
 
 def _place(space: Namespace, queue: tuple[Waiting, ...], uid: str, now: datetime) -> str:
