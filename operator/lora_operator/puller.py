@@ -36,7 +36,7 @@ AT_ONCE = 64
 # That a run makes steps is written every so many seconds, however few they are of a percent. With
 # more runs than this per second of it, more seldom: percents are worth more than steps.
 STEPS_WRITTEN_PER_SECOND = 100
-# After the direct way timed out and the proxy worked, the direct way is left alone for a while.
+# After the direct way to a pod timed out and the proxy worked, it is left alone for a while.
 PREFER_PROXY_SECONDS = 300.0
 
 
@@ -105,7 +105,7 @@ class ProgressPuller:
         self._agenda = Agenda()
         self._running = 0
         self._slots = asyncio.Semaphore(AT_ONCE)
-        self._proxy_until = float("-inf")
+        self._proxy_until: dict[str, float] = {}
 
     async def run(self) -> None:
         """Ask forever, round by round."""
@@ -117,10 +117,15 @@ class ProgressPuller:
             await asyncio.gather(
                 *(self._pull(target) for target in self._targets(pods[uid] for uid in due))
             )
-            self.moved_at.keep_only(set(pods))
-            for uid in self.progress_of.keys() - pods.keys():
-                del self.progress_of[uid]
+            self.keep_only(set(pods))
             await asyncio.sleep(max(0.1, ROUND_SECONDS - (time.monotonic() - begun)))
+
+    def keep_only(self, running: set[str]) -> None:
+        """Forget all pods but these, by uid."""
+        self.moved_at.keep_only(running)
+        for known in (self.progress_of, self._proxy_until):
+            for uid in known.keys() - running:
+                del known[uid]
 
     def _targets(self, pods: Iterable[Object]) -> Iterator[Target]:
         for pod in pods:
@@ -175,15 +180,19 @@ class ProgressPuller:
         return is_worth_writing(known, told, self._now(), silence=silence)
 
     async def _ask(self, target: Target) -> Answer:
-        if self._route is ProgressRoute.PROXY or time.monotonic() < self._proxy_until:
+        if self._route is ProgressRoute.PROXY or self._prefers_proxy(target):
             return await self._get("proxy", self._api, self._proxy_url(target))
         answer = await self._get("direct", self._pods, _direct_url(target))
         if answer.is_timeout and self._route is ProgressRoute.AUTO:
             by_proxy = await self._get("proxy", self._api, self._proxy_url(target))
             if by_proxy.told is not None:
-                self._proxy_until = time.monotonic() + PREFER_PROXY_SECONDS
+                self._proxy_until[target.pod_uid] = time.monotonic() + PREFER_PROXY_SECONDS
                 return by_proxy
         return answer
+
+    def _prefers_proxy(self, target: Target) -> bool:
+        """Of this pod alone: one that is slow must not send all the others by the API server."""
+        return time.monotonic() < self._proxy_until.get(target.pod_uid, float("-inf"))
 
     async def _get(self, route: str, session: aiohttp.ClientSession, url: str) -> Answer:
         told, outcome, is_reached = None, "ok", False

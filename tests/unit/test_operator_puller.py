@@ -21,9 +21,11 @@ from lora_operator.moments import wall_clock
 from lora_operator.puller import Answer, ProgressPuller, Target
 from lora_operator.settings import ProgressRoute
 from lora_operator.standstill import Standstill
+from lora_operator.state.keys import Key
 
 Object = dict[str, Any]
 ADDRESS = "10.0.0.7"
+SLOW_ADDRESS = "10.0.0.8"
 
 
 class ScriptedPuller(ProgressPuller):
@@ -233,6 +235,41 @@ async def test_silence_is_a_trainers_own_where_it_was_reached(
             url = "http://127.0.0.1:1/progress"
         found = await puller._get(route, session, url)
     assert (found.told, found.is_reached) == (None, is_reached)
+
+
+async def test_a_pod_that_answers_by_the_proxy_alone_moves_no_other_there() -> None:
+    puller = RoutedPuller(
+        cache=Cache(),
+        pods=cast("aiohttp.ClientSession", None),
+        api=cast("aiohttp.ClientSession", None),
+        server="",
+        in_cluster=True,
+        route=ProgressRoute.AUTO,
+        metrics=Metrics(),
+        on_change=lambda _: None,
+        now=wall_clock,
+    )
+    slow = Target(Key("studio", "slow"), "slow", "uid-of-slow", SLOW_ADDRESS)
+    quick = Target(Key("studio", "quick"), "quick", "uid-of-quick", ADDRESS)
+    for target in (slow, quick, slow, quick):
+        assert (await puller._ask(target)).told is not None
+    assert list(puller.ways) == ["direct", "proxy", "direct", "proxy", "direct"]
+    puller.keep_only({"uid-of-quick"})
+    await puller._ask(slow)
+    assert list(puller.ways)[5:] == ["direct", "proxy"]
+
+
+class RoutedPuller(ProgressPuller):
+    """Notes by which way it asks; one pod answers by the proxy alone."""
+
+    ways: tuple[str, ...] = ()
+
+    async def _get(self, route: str, session: aiohttp.ClientSession, url: str) -> Answer:
+        del session
+        self.ways += (route,)
+        if SLOW_ADDRESS in url:
+            return Answer(is_timeout=True)
+        return Answer(a_progress(Stage.TRAIN, 40))
 
 
 def still_for(moved_at: datetime | None, puller: ScriptedPuller) -> float:
