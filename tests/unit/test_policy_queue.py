@@ -466,6 +466,20 @@ VICTIMS: list[tuple[str, TrainingPolicySpec, Waiting, Sequence[Working], str]] =
         "",
     ),
     (
+        "who did not help with the first limit may help with the next",
+        a_policy(
+            maxConcurrentGPUs=4,
+            maxConcurrentTrainingsPerUser=1,
+            queue={"preemption": "LowerPriority"},
+        ),
+        waiting("a", gpus=4, priority=9),
+        [
+            working("other", "ben", gpus=2, priority=1),
+            working("own", gpus=2, priority=2),
+        ],
+        "own other",
+    ),
+    (
         "who holds no GPU gives none",
         PREEMPTING,
         waiting("a", gpus=4, priority=9),
@@ -488,3 +502,16 @@ def test_who_makes_room(
     found = preempt([head, waiting("low")], at_work, policy, NOON)
     assert [run.name for run in found.victims] == names.split() if found else not names, sentence
     assert found is None or found.beneficiary == head
+
+
+def test_a_head_that_its_own_user_holds_back_keeps_nobody_from_having_room_made() -> None:
+    policy = a_policy(
+        maxConcurrentGPUs=4,
+        maxConcurrentTrainingsPerUser=1,
+        queue={"preemption": "LowerPriority"},
+    )
+    queue = [waiting("a", priority=9), waiting("a2", priority=8), waiting("b", "ben", priority=7)]
+    at_work = [working("own", gpus=2, priority=9), working("low", "cleo", gpus=2)]
+    found = preempt(queue, at_work, policy, NOON)
+    assert found is not None
+    assert (found.beneficiary.name, [run.name for run in found.victims]) == ("b", ["low"])

@@ -37,14 +37,30 @@ def preempt(
     room enough.
 
     Args:
-        queue: Waiting runs in their order; the first one is considered.
+        queue: Waiting runs in their order. The first one is considered that its own user's limit
+            does not hold back, or that may take the place of its user's own runs.
         working: Runs at work.
         policy: Of the namespace.
         now: The present.
     """
     if policy.queue.preemption is not Preemption.LOWER_PRIORITY or not queue:
         return None
-    head = queue[0]
+    held = Held(working)
+    held_back: set[str] = set()
+    for head in queue:
+        if head.user in held_back:
+            continue
+        found = _for_head(head, working, policy, now)
+        is_own = held.fit(head.user, head.gpus, policy) in {Fit.OWN_TRAININGS, Fit.OWN_GPUS}
+        if found is not None or not is_own:
+            return found
+        held_back.add(head.user)
+    return None
+
+
+def _for_head(
+    head: Waiting, working: Sequence[Working], policy: TrainingPolicySpec, now: datetime
+) -> Preempted | None:
     top = level_of(head, policy, now)
     below = sorted(
         (
@@ -55,13 +71,14 @@ def preempt(
         key=lambda run: (run.priority, -run.started_at.timestamp(), run.uid),
     )
     chosen: list[Working] = []
-    for victim in below:
-        fit = _held(working, chosen).fit(head.user, head.gpus, policy)
-        if fit is Fit.FITS:
-            break
-        if _helps(victim, head, fit):
-            chosen.append(victim)
-    if not chosen or _held(working, chosen).fit(head.user, head.gpus, policy) is not Fit.FITS:
+    # What is lacked may change with each, and who did not help before may help then.
+    while (fit := _held(working, chosen).fit(head.user, head.gpus, policy)) is not Fit.FITS:
+        victim = next((run for run in below if _helps(run, head, fit)), None)
+        if victim is None:
+            return None
+        below.remove(victim)
+        chosen.append(victim)
+    if not chosen:
         return None
     return Preempted(victims=_needed(chosen, head, working, policy), beneficiary=head)
 
