@@ -191,7 +191,7 @@ class App:
         await self._web.start()
         log("started", identity=self._settings.identity, port=self._settings.port)
         self._start(stop.wait(), "stop")
-        self._start(self._lead(), "main")
+        main = self._start(self._lead(), "main")
         watching: asyncio.Task[None] | None = None
         try:
             if await self._until_crd(stop):
@@ -202,7 +202,7 @@ class App:
             await self._any_ended.wait()
             return 0 if stop.is_set() else self._explain_end()
         finally:
-            await self._end(watching)
+            await self._end(watching, main)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -276,8 +276,10 @@ class App:
                     await stop.wait()
         return False
 
-    def _start(self, work: Coroutine[Any, Any, object], name: str) -> None:
-        self._supervise(asyncio.create_task(work, name=name))
+    def _start(self, work: Coroutine[Any, Any, object], name: str) -> asyncio.Task[Any]:
+        task = asyncio.create_task(work, name=name)
+        self._supervise(task)
+        return task
 
     def _supervise(self, task: asyncio.Task[Any]) -> None:
         """Let the process end with this part, whenever it was started: half an operator lies."""
@@ -297,8 +299,11 @@ class App:
                 )
         return 1
 
-    async def _end(self, watching: asyncio.Task[None] | None) -> None:
+    async def _end(self, watching: asyncio.Task[None] | None, main: asyncio.Task[Any]) -> None:
         await self._workers.stop()
+        # It renews the Lease; a renewal beside the release would refuse that, or take it back.
+        main.cancel()
+        await asyncio.wait([main])
         if self._settings.leader_elect:
             await self._elector.release()
         for task in self._tasks:

@@ -137,16 +137,28 @@ class Elector:
         )
 
     async def release(self) -> None:
-        """Give the Lease back, so that a standby need not wait for it to run out."""
+        """Give the Lease back, so that a standby need not wait for it to run out.
+
+        To be called once `hold` has ended: it would take the Lease again.
+        """
         held, self._valid_until = self.leads, float("-inf")
         if not held or self._lease is None:
             return
         try:
-            body = self._body(self._lease, holder="", duration=1)
-            await self._client.replace_unguarded(LEASES, self._namespace, body)
+            try:
+                await self._give_back(self._lease)
+            except ConflictError:
+                # A renewal that was cut off before its answer may have been written all the same.
+                if not await self._is_ours_after_all():
+                    return
+                await self._give_back(self._lease)
             log("lease released", lease=self._name)
         except ApiError as error:
             log("lease not released", reason=error.reason)
+
+    async def _give_back(self, lease: Object) -> None:
+        body = self._body(lease, holder="", duration=1)
+        await self._client.replace_unguarded(LEASES, self._namespace, body)
 
     def _may_take(self, lease: Object | None, silent_seconds: float) -> bool:
         if lease is None:

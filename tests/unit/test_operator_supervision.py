@@ -4,6 +4,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -86,6 +87,31 @@ async def test_the_process_ends_well_when_it_is_told_to(app: App) -> None:
     asyncio.get_running_loop().call_later(0.1, stop.set)
     assert await soon(app.run(stop)) == 0
     await app.close()
+
+
+async def test_the_lease_is_given_back_once_nobody_renews_it_any_more(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+
+    async def hold() -> None:
+        try:
+            await last()
+        finally:
+            order.append("renewed no more")
+
+    async def release() -> None:
+        order.append("given back")
+
+    app._settings = replace(app._settings, leader_elect=True)
+    monkeypatch.setattr(app._elector, "acquire", do_nothing)
+    monkeypatch.setattr(app._elector, "hold", hold)
+    monkeypatch.setattr(app._elector, "release", release)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.1, stop.set)
+    assert await soon(app.run(stop)) == 0
+    await app.close()
+    assert order == ["renewed no more", "given back"]
 
 
 async def soon(work: Coroutine[Any, Any, int]) -> int:
