@@ -225,6 +225,32 @@ def test_who_makes_room_holds_up_all_starts_and_then_waits_behind_whom_it_was_ma
     assert not released.namespace.preempted
 
 
+def test_room_goes_to_whom_it_was_made_for_though_levels_have_changed_meanwhile() -> None:
+    space = a_space(maxConcurrentGPUs=2, queue={"preemption": "LowerPriority"})
+    # A second before it is a point of priority older.
+    low = an_applicant("low", gpus=2, created_at=NOON - timedelta(seconds=570))
+    space = release(admitted(space, low), NOON).namespace
+    space = admitted(space, an_applicant("high", "ben", gpus=2, priority=1))
+    space = release(space, NOON).namespace
+    assert space.preempted == {"low"}
+    later = NOON + timedelta(seconds=35)
+    space = admitted(pause(space, "low", created_at=low.created_at), low)
+    released = release(space, later)
+    assert [run.uid for run in released.started] == ["high"]
+    assert released.namespace.beneficiary is None
+
+
+def test_who_waits_no_more_keeps_no_room_that_was_made_for_him() -> None:
+    space = a_space(maxConcurrentGPUs=2, queue={"preemption": "LowerPriority"})
+    low = an_applicant("low", gpus=2)
+    space = release(admitted(space, low), NOON).namespace
+    space = admitted(space, an_applicant("high", "ben", gpus=2, priority=1))
+    space = release(space, NOON).namespace
+    space = forget(space, "high", created_at=NOON)
+    space = admitted(pause(space, "low", created_at=NOON), low)
+    assert [run.uid for run in release(space, NOON).started] == ["low"]
+
+
 def test_nobody_makes_room_unless_the_policy_says_so() -> None:
     space = release(admitted(a_space(maxConcurrentGPUs=1), an_applicant("low")), NOON).namespace
     space = admitted(space, an_applicant("high", "ben", priority=9))

@@ -19,7 +19,7 @@ from lora_operator.policy.ledger import FINAL, Entry, Ledger, Sighting
 from lora_operator.policy.limits import Refusal, Request, estimated_cost, refusal, spent_budget
 from lora_operator.policy.months import Month
 from lora_operator.policy.preemption import preempt
-from lora_operator.policy.queue import Waiting, Working, standings, startable
+from lora_operator.policy.queue import Fit, Held, Waiting, Working, standings, startable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +61,8 @@ class Namespace:
     working: Mapping[str, Working] = field(default_factory=dict)
     preempted: frozenset[str] = frozenset()
     """Runs at work that are to make room."""
+    beneficiary: str | None = None
+    """The run that room is made for: its turn is the next, whatever levels have become by then."""
 
     def ledger_of(self, created_at: datetime) -> Ledger:
         """The ledger of a run that was created then; a new month knows the speeds of the last."""
@@ -158,13 +160,16 @@ def release(space: Namespace, now: datetime) -> Released:
         space = _ended_waiting(space, run)
     if space.preempted:
         return Released(namespace=space, refused=refused)
+    first = _beneficiary(space, held)
+    for run in first:
+        space = _at_work(space, run, now)
     waiting = tuple(run for run in space.waiting.values() if run.uid not in held)
     started = startable(waiting, space.working.values(), space.policy, now)
     for run in started:
         space = _at_work(space, run, now)
     waiting = tuple(run for run in waiting if run.uid in space.waiting)
-    space = replace(space, preempted=_to_preempt(space, waiting, now))
-    return Released(namespace=space, started=started, refused=refused)
+    space = _making_room(space, waiting, now)
+    return Released(namespace=space, started=(*first, *started), refused=refused)
 
 
 def note(
@@ -328,13 +333,26 @@ def _has_begun(space: Namespace, run: Waiting) -> bool:
     return entry.steps > 0 or entry.gpu_seconds > 0
 
 
-def _to_preempt(space: Namespace, waiting: tuple[Waiting, ...], now: datetime) -> frozenset[str]:
+def _beneficiary(space: Namespace, held: set[str]) -> tuple[Waiting, ...]:
+    """The run that others made room for, if it still waits and may have it."""
+    run = space.waiting.get(space.beneficiary or "")
+    if run is None or run.uid in held:
+        return ()
+    fit = Held(space.working.values()).fit(run.user, run.gpus, space.policy)
+    return (run,) if fit is Fit.FITS else ()
+
+
+def _making_room(space: Namespace, waiting: tuple[Waiting, ...], now: datetime) -> Namespace:
+    """Have runs make room for another, or nobody for anybody."""
     if space.policy.queue.preemption is Preemption.NEVER or not waiting:
-        return frozenset()
+        return replace(space, preempted=frozenset(), beneficiary=None)
     working = tuple(space.working.values())
     queue = standings(waiting, working, space.policy, now)
     found = preempt(queue, working, space.policy, now)
-    return frozenset() if found is None else frozenset(run.uid for run in found.victims)
+    if found is None:
+        return replace(space, preempted=frozenset(), beneficiary=None)
+    victims = frozenset(run.uid for run in found.victims)
+    return replace(space, preempted=victims, beneficiary=found.beneficiary.uid)
 
 
 def _ended_waiting(space: Namespace, run: Waiting) -> Namespace:
