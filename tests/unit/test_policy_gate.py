@@ -353,7 +353,7 @@ def test_a_new_leader_knows_since_when_a_run_is_at_work() -> None:
 
 
 def test_who_has_begun_is_not_refused_when_the_money_is_gone_but_waits_for_more() -> None:
-    limits = {"maxConcurrentGPUs": 1, "monthlyBudget": {"amount": "1"}}
+    limits: dict[str, Any] = {"maxConcurrentGPUs": 1, "monthlyBudget": {"amount": "1"}}
     low = an_applicant("low")
     space = release(admitted(a_space(**limits), low, an_applicant("new", "ben")), NOON).namespace
     space = note(space, "low", seen(gpu_seconds=1000), created_at=NOON)
