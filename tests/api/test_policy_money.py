@@ -21,9 +21,10 @@ from tests.results import a_good_result
 
 from lora_api import API_VERSION
 from lora_api.policy import ACTING_POLICY, POLICY_KIND
+from lora_api.policy_ledger import LEDGER_KIND
 from lora_api.progress import Stage as TrainerStage
 from lora_cluster.light import LightCluster
-from lora_operator.kube.resources import EVENTS, PODS, POLICIES, TRAININGS
+from lora_operator.kube.resources import EVENTS, LEDGERS, PODS, POLICIES, TRAININGS
 
 pytestmark = pytest.mark.api
 
@@ -49,7 +50,16 @@ def namespace(api: ApiServer) -> str:
     metadata = {"name": ACTING_POLICY, "namespace": name}
     policy = {"apiVersion": API_VERSION, "kind": POLICY_KIND, "metadata": metadata, "spec": POLICY}
     api.create(POLICIES, policy)
+    api.create(LEDGERS, a_ledger_of_two_runs(name))
     return name
+
+
+def a_ledger_of_two_runs(namespace: str) -> Object:
+    """One that the next run makes three of: only then is anybody refused by an estimate."""
+    month = f"{datetime.now(UTC):%Y-%m}"
+    metadata = {"name": month, "namespace": namespace}
+    spec = {"month": month, "speeds": [{"recipe": "sd15", "runs": 2}]}
+    return {"apiVersion": API_VERSION, "kind": LEDGER_KIND, "metadata": metadata, "spec": spec}
 
 
 @pytest.fixture

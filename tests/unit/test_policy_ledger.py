@@ -13,6 +13,7 @@ from tests.policies import NOVEMBER, a_ledger, seen
 from lora_api.policy_ledger import MAX_OPEN_RUNS, MAX_USERS, RunState, TrainingLedgerSpec
 from lora_api.status import LoRATrainingStatus, Phase, ProgressStatus
 from lora_operator.policy.ledger import (
+    MEASURED_STEPS,
     OTHERS,
     Ledger,
     Sighting,
@@ -136,6 +137,13 @@ def test_speed_is_learned_from_runs_that_ended_well_and_kept_into_the_next_month
     assert december.speeds["sd15"].gpu_seconds_for(2000) == 1200
     assert december.spent == 0
     assert not december.places
+
+
+def test_a_run_of_a_few_steps_teaches_no_speed() -> None:
+    ledger = observe(after(), "u1", seen(COUNTED, gpu_seconds=1200, steps=MEASURED_STEPS - 1))
+    assert not settle(ledger, "u1").speeds
+    ledger = observe(after(), "u1", seen(COUNTED, gpu_seconds=1200, steps=MEASURED_STEPS))
+    assert settle(ledger, "u1").speeds["sd15"].runs == 1
 
 
 def test_a_ledger_takes_only_so_many_runs_that_are_not_over() -> None:

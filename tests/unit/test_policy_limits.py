@@ -18,7 +18,7 @@ from lora_operator.policy.money import cost_of, highest_price, price_on, shown, 
 from lora_operator.policy.months import Month
 
 BUDGET = {"monthlyBudget": {"amount": "100"}, "prices": {"perGpuHour": "3.6"}}
-MEASURED = {"sd15": Speed(runs=2, steps=2000, gpu_seconds=2000)}
+MEASURED = {"sd15": Speed(runs=3, steps=2000, gpu_seconds=2000)}
 
 
 def used(places: int = 0, spent: str = "0", promised: str = "0") -> Ledger:
@@ -284,3 +284,12 @@ def test_a_costly_run_is_told_of_once_and_goes_on() -> None:
     )
     assert cost_alert(Decimal("2.5"), Decimal(3), policy) is None
     assert cost_alert(Decimal(2), Decimal(3), a_policy()) is None
+
+
+@pytest.mark.parametrize(("runs", "estimate"), [(1, None), (2, None), (3, Decimal(1))])
+def test_nobody_is_refused_by_what_one_run_or_two_have_needed(
+    runs: int, estimate: Decimal | None
+) -> None:
+    speeds = {"sd15": Speed(runs=runs, steps=2000, gpu_seconds=2000)}
+    ledger = replace(used(), speeds=speeds)
+    assert estimated_cost(a_request(), a_policy(**BUDGET), ledger) == estimate

@@ -19,6 +19,10 @@ from lora_operator.policy.months import Month
 FINAL = frozenset({RunState.COUNTED, RunState.RETURNED})
 # No user can be called so: a user's name begins with a letter or a digit.
 OTHERS = "_others"
+# A run of fewer steps tells of image pull, download and start, and little of its steps.
+MEASURED_STEPS = 100
+# What one run needed may be chance, and to refuse a run by it would keep it from being put right.
+TRUSTED_RUNS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,8 +259,9 @@ def _summed_up_as(ledger: Ledger, user: str) -> str:
 
 
 def _learned(speeds: Mapping[str, Speed], entry: Entry) -> Mapping[str, Speed]:
-    """Only what ended well is measured: a failed run's start-up says nothing of its steps."""
-    if entry.state is not RunState.COUNTED or not entry.steps or not entry.gpu_seconds:
+    """Only what ended well is measured, and ran for long: a start-up says nothing of steps."""
+    is_measured = entry.steps >= MEASURED_STEPS and entry.gpu_seconds > 0
+    if entry.state is not RunState.COUNTED or not is_measured:
         return speeds
     speed = speeds.get(entry.recipe, Speed())
     return {

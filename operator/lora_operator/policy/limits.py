@@ -11,7 +11,7 @@ from decimal import Decimal
 
 from lora_api.policy import TrainingPolicySpec
 from lora_api.reasons import Reason
-from lora_operator.policy.ledger import Ledger
+from lora_operator.policy.ledger import TRUSTED_RUNS, Ledger
 from lora_operator.policy.money import NOTHING, cost_of, highest_price, shown
 from lora_operator.policy.months import Month
 
@@ -41,12 +41,14 @@ def estimated_cost(run: Request, policy: TrainingPolicySpec, ledger: Ledger) -> 
     The highest price of the policy is reckoned with, because there is no node yet.
 
     Returns:
-        None where nothing was measured, or the number of steps is open.
+        None where too few runs were measured, or the number of steps is open.
     """
     if not run.gpus:
         return NOTHING
     speed = ledger.speeds.get(run.recipe)
-    seconds = speed.gpu_seconds_for(run.steps) if speed and run.steps is not None else None
+    if speed is None or speed.runs < TRUSTED_RUNS or run.steps is None:
+        return None
+    seconds = speed.gpu_seconds_for(run.steps)
     return None if seconds is None else cost_of(seconds, highest_price(policy.prices))
 
 
