@@ -164,7 +164,7 @@ class Gatekeeper:
         """Write down what no decision waits for, in each namespace that has a policy."""
         for body in self._cache.all(POLICIES):
             try:
-                await self._write_down(body)
+                await self._report(body)
             except OperatorError as error:
                 log("policy not reported", policy=key_of(body), reason=error.reason)
             except Exception:
@@ -175,6 +175,14 @@ class Gatekeeper:
                     policy=key_of(body),
                     traceback=traceback.format_exc(),
                 )
+
+    async def _report(self, body: Object) -> None:
+        try:
+            await self._write_down(body)
+        except InternalError as error:
+            # Nothing starts in this namespace, and who writes its policy may never see our log.
+            await self._reporter.report_fault(body, error.message, self._now())
+            raise
 
     async def _write_down(self, body: Object) -> None:
         key = key_of(body)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from lora_api import API_VERSION
 from lora_api.policy import POLICY_KIND, TrainingPolicySpec
 from lora_api.policy_status import TrainingPolicyStatus
+from lora_api.status import Condition
 from lora_operator.errors import AlreadyExistsError, NotFoundError, RefusedError
 from lora_operator.kube.client import KubeClient, Object
 from lora_operator.kube.resources import EVENTS, POLICIES
@@ -22,6 +23,7 @@ from lora_operator.policy.money import NOTHING, written
 from lora_operator.policy.months import Month
 from lora_operator.policy.queue import standings
 from lora_operator.policy.usage import acting_condition, usage
+from lora_operator.state.text import clip
 from lora_operator.status import merge_patch
 
 
@@ -40,7 +42,7 @@ class PolicyReporter:
         waiting, working = tuple(space.waiting.values()), tuple(space.working.values())
         new = usage(
             generation=body["metadata"].get("generation", 1),
-            acting=acting_condition(body["metadata"]["name"], since=_since(old, now)),
+            acting=acting_condition(body["metadata"]["name"], since=_since(old, now, "True")),
             policy=space.policy,
             ledger=ledger,
             previous=previous,
@@ -56,10 +58,22 @@ class PolicyReporter:
     async def report_idle(self, body: Object, now: datetime) -> None:
         """Tell a policy of another name that it does not act."""
         old = _read(body)
-        condition = acting_condition(body["metadata"]["name"], since=_since(old, now))
+        condition = acting_condition(body["metadata"]["name"], since=_since(old, now, "False"))
         generation = body["metadata"].get("generation", 1)
         new = TrainingPolicyStatus(observed_generation=generation, conditions=(condition,))
         await self._write(body, old, new)
+
+    async def report_fault(self, body: Object, message: str, now: datetime) -> None:
+        """Tell why the policy that acts can't: it, or a ledger, is not to be understood."""
+        old = _read(body)
+        condition = Condition(
+            type="Acting",
+            status="False",
+            reason="Unreadable",
+            message=clip(message),
+            last_transition_time=_since(old, now, "False"),
+        )
+        await self._write(body, old, old.model_copy(update={"conditions": (condition,)}))
 
     async def _warn(
         self,
@@ -146,8 +160,10 @@ def _told_until(old: TrainingPolicyStatus, month: Month, budget: str) -> Decimal
     return Decimal(told.amount) if told is not None and told.budget == budget else NOTHING
 
 
-def _since(old: TrainingPolicyStatus, now: datetime) -> datetime:
-    known = old.conditions[0].last_transition_time if old.conditions else now
+def _since(old: TrainingPolicyStatus, now: datetime, status: str) -> datetime:
+    known = now
+    if old.conditions and old.conditions[0].status == status:
+        known = old.conditions[0].last_transition_time
     return known.replace(microsecond=0)
 
 

@@ -81,6 +81,17 @@ async def test_a_fault_in_one_namespace_leaves_the_others_their_reports() -> Non
     assert "status" in api.objects[POLICIES.path("studio", ACTING_POLICY)]
 
 
+async def test_a_policy_that_can_not_be_read_says_so_itself() -> None:
+    api, cache = DictionaryApi(), Cache()
+    policy = {**POLICY, "spec": {"maxConcurrentGPUs": "many"}}
+    cache.put(POLICIES, policy)
+    api.hold(POLICIES, policy)
+    await a_gatekeeper(api, cache).flush()
+    (condition,) = api.objects[POLICIES.path("studio", ACTING_POLICY)]["status"]["conditions"]
+    assert (condition["status"], condition["reason"]) == ("False", "Unreadable")
+    assert "maxConcurrentGPUs" in condition["message"]
+
+
 class SlowApi(DictionaryApi):
     """Counts reads, and answers none before it is let."""
 
