@@ -50,10 +50,11 @@ def test_money_ends_before_the_day_and_is_passed_by_what_was_at_work_alone() -> 
     assert budget < outcome.spent <= budget + outcome.at_work_when_spent
 
 
-def test_with_measured_speeds_estimates_keep_the_budget_from_being_passed() -> None:
+def test_a_larger_budget_is_passed_by_what_was_at_work_alone_too() -> None:
     outcome = play(monthlyBudget={"amount": "20"})
     assert outcome.budget_refusals > 100
-    assert Decimal(18) < outcome.spent < Decimal(21)
+    # Until three runs of a recipe are measured, the budget is kept as it is without estimates.
+    assert Decimal(18) < outcome.spent <= Decimal(20) + outcome.at_work_when_spent
 
 
 def test_the_same_seed_makes_the_same_month() -> None:
