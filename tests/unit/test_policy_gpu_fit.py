@@ -110,9 +110,9 @@ def test_where_no_gpu_fits_it_is_said_which_there_are() -> None:
     nodes = [T4, T4, {"nvidia.com/gpu.memory": "24576"}, {"kubernetes.io/os": "linux"}]
     assert misfit(FLUX, nodes, GpuNames()) == (
         "No GPU of the labelled nodes has the 38000 MiB of memory that flux at 1024 pixels needs. "
-        "They are: Tesla-T4 (15360 MiB) on 2 nodes, a GPU without a name (24576 MiB) on 1 node. Add "
-        "a node with such a GPU, or create the run again with a lower resolution or batch size, or a "
-        "leaner optimization.memory."
+        "They are: Tesla-T4 (15360 MiB) on 2 nodes, a GPU without a name (24576 MiB) on 1 node. "
+        "Add a node with such a GPU, or create the run again with a lower resolution or batch "
+        "size, or a leaner optimization.memory."
     )
 
 

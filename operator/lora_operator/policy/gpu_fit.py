@@ -119,8 +119,8 @@ def misfit(need: GpuNeed, nodes: Sequence[Labels], names: GpuNames) -> str | Non
         return None
     return (
         f"No GPU of the labelled nodes has the {need.least} MiB of memory that {need.what}. They "
-        f"are: {_inventory(known, names)}. Add a node with such a GPU, or create the run again with "
-        "a lower resolution or batch size, or a leaner optimization.memory."
+        f"are: {_inventory(known, names)}. Add a node with such a GPU, or create the run again "
+        "with a lower resolution or batch size, or a leaner optimization.memory."
     )
 
 
