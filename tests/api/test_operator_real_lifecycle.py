@@ -124,8 +124,9 @@ def test_what_a_cancelled_run_had_trained_is_stored_where_its_user_wants_it(
     stage.is_empty_of(JOBS, PODS, CLAIMS)
 
 
-def test_where_that_fails_the_workspace_stays(new_stage: NewStage) -> None:
-    stage = new_stage(a_training().with_spec("retention.jobSeconds", 0))
+def test_where_that_fails_for_too_long_the_workspace_stays(new_stage: NewStage) -> None:
+    training = a_training().with_spec("limits.creationTimeoutSeconds", 30)
+    stage = new_stage(training.with_spec("retention.jobSeconds", 0))
     pod = stage.running_pod()
     stage.is_in("Starting", "Running")
     quota = {"metadata": {"name": "one-job"}, "spec": {"hard": {"count/jobs.batch": "0"}}}
@@ -138,6 +139,7 @@ def test_where_that_fails_the_workspace_stays(new_stage: NewStage) -> None:
     stage.patch({"cancel": {"keepPartial": True}})
     stage.is_leaving(pod)
     stage.end(pod, 143)
+    stage.is_in("Pending", "CreationRefused")
     message = stage.is_in("Cancelled")["message"]
     assert "exceeded quota: one-job" in message
     assert "claim anna-workspace" in message

@@ -172,18 +172,6 @@ async def test_a_pod_that_is_gone_decides_no_end() -> None:
     assert "its pods are gone" in api.status()["message"]
 
 
-async def test_a_job_that_gets_no_pod_is_waited_for_only_so_long_though_nobody_says_why() -> None:
-    api, cache = DictionaryApi(), Cache()
-    api.hold(TRAININGS, a_training().stored())
-    cache.put(TRAININGS, a_training().stored())
-    await a_reconciler(api, cache).reconcile(ANNA)
-    await a_reconciler(api, cache, now=NOW + SPENT / 2).reconcile(ANNA)
-    assert api.status()["phase"] == "Pending"
-    await a_reconciler(api, cache, now=NOW + SPENT).reconcile(ANNA)
-    assert api.status()["phase"] == "Failed"
-    assert "spec.limits.creationTimeoutSeconds" in api.status()["message"]
-
-
 async def test_a_refusal_is_told_however_many_wait() -> None:
     api, cache = DictionaryApi(), Cache()
     cache.put(TRAININGS, a_training().stored())

@@ -30,16 +30,6 @@ def pod_is_created(seen: Observed, draft: Draft) -> Verdict:
         )
     else:
         draft.wait(Reason.POD_PENDING, "The Job exists; its pod is being created.")
-    # Without a word about why, too: the one that would say it may be one of too many.
-    begun = draft.pending_since
-    if begun is not None and seen.job is not None and seen.run.spec is not None:
-        bear(
-            seen,
-            draft,
-            since=max(begun, seen.job.created_at),
-            seconds=seen.run.spec.limits.creation_timeout_seconds,
-            field="creationTimeoutSeconds",
-        )
     return Verdict.SETTLED
 
 
