@@ -163,7 +163,7 @@ def test_parts_of_gpus_are_found_by_their_own_name_and_labels(api: ApiServer, no
     gpu = {"resourceName": "nvidia.com/mig-1g.10gb"}
     assert place_of(start(api, "sd15", gpu=gpu)) == part
     message = start(api, "flux", gpu=gpu).is_in("Pending", "NoFittingGPU")["message"]
-    assert "There are: H100-MIG-1g.10gb (9728 MiB) on 1 node." in message
+    assert "They are: H100-MIG-1g.10gb (9728 MiB) on 1 node." in message
 
 
 def test_another_vendors_gpus_are_found_by_the_label_that_the_policy_names(
