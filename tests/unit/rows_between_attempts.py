@@ -48,11 +48,13 @@ BETWEEN_ATTEMPTS: dict[str, Row] = {
         reason=Reason.OUT_OF_MEMORY,
         says=("larger spec.resources.memory",),
     ),
-    "neither is a container that can't start": Row(
-        sight=seen().with_pods(a_pod().ended(128, "exec format error", "StartError")),
+    "a container that its runtime did not start is started again": Row(
+        sight=seen(a_training().with_retries(3)).with_pods(
+            a_pod().ended(128, "failed to create shim task: context canceled", "StartError")
+        ),
         phase=Phase.PENDING,
-        reason=Reason.TRAINER_CRASHED,
-        says=("could not start",),
+        reason=Reason.RETRYING,
+        says=("could not start", "context canceled"),
     ),
     "a kill by somebody else says why it is the last attempt": Row(
         sight=seen().with_pods(a_pod().ended(137)),

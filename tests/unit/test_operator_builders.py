@@ -124,7 +124,7 @@ JOB_FIELDS: dict[str, tuple[Callable[[], Any], Any]] = {
             "onExitCodes": {
                 "containerName": "trainer",
                 "operator": "In",
-                "values": [2, 65, 70, 126, 127, 128, 137],
+                "values": [2, 65, 70, 126, 127, 137],
             },
         },
     ),

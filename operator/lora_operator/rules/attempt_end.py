@@ -117,9 +117,10 @@ def _crash(pod: Pod) -> FailureStatus:
             reason=Reason.TRAINER_CRASHED,
             message=(
                 f"The trainer container could not start: {quote(container.end_message)}. "
-                "Check that spec.image is a trainer image for the node's architecture."
+                "If that does not pass, check that spec.image is a trainer image for the node's "
+                "architecture."
             ),
-            retryable=False,
+            retryable=code not in LAST_CODES,
             exit_code=code,
         )
     said = container.end_message.strip()
