@@ -14,6 +14,7 @@ import torch
 from diffusers import FluxTransformer2DModel, UNet2DConditionModel, WanTransformer3DModel
 from safetensors.torch import save_file
 from tests.trainer.families import MAKERS, opened, recipe_of
+from tests.trainer.published import SDXL_UNET
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from lora_trainer.convert import to_sd_scripts
@@ -31,18 +32,6 @@ CONVERTED = "usual layers, by `lora-trainer convert`"
 Sizes = Mapping[str, Any]
 
 # From the published configs.
-_SDXL: dict[str, Any] = {
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
 _CLIP_L: dict[str, Any] = {
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -65,7 +54,7 @@ def _clip(kind: Callable[[CLIPTextConfig], Any], sizes: Sizes) -> Callable[[], A
 
 DENOISERS: dict[str, Callable[[], Any]] = {
     "sd15": lambda: UNet2DConditionModel(cross_attention_dim=768),
-    "sdxl": lambda: UNet2DConditionModel(**_SDXL),
+    "sdxl": lambda: UNet2DConditionModel(**SDXL_UNET),
     "flux": lambda: FluxTransformer2DModel(guidance_embeds=True),
     "wan 1.3B": lambda: WanTransformer3DModel(num_attention_heads=12, num_layers=30, ffn_dim=8960),
     "wan 14B": lambda: WanTransformer3DModel(num_attention_heads=40, num_layers=40, ffn_dim=13824),

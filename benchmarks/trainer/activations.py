@@ -13,21 +13,10 @@ from typing import Any, TypeAlias
 import torch
 from diffusers import FluxTransformer2DModel, UNet2DConditionModel, WanTransformer3DModel
 from peft import LoraConfig
+from tests.trainer.published import SDXL_UNET
 
 Untyped: TypeAlias = Any  # what diffusers and autograd give no types for
 _TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
-_SDXL: dict[str, Any] = {
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
 
 
 class _Fused(torch.autograd.Function):
@@ -59,7 +48,7 @@ def _sdxl() -> tuple[Any, dict[str, Any], int]:
         "encoder_hidden_states": _half(1, 77, 2048),
         "added_cond_kwargs": told,
     }
-    return UNet2DConditionModel(**_SDXL), {"sample": _half(1, 4, 128, 128), **given}, 128 * 128
+    return UNet2DConditionModel(**SDXL_UNET), {"sample": _half(1, 4, 128, 128), **given}, 128 * 128
 
 
 def _flux() -> tuple[Any, dict[str, Any], int]:

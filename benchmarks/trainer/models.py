@@ -21,6 +21,7 @@ from diffusers import (
 )
 from safetensors.torch import save_file
 from tests.trainer.families import MAKERS
+from tests.trainer.published import SDXL_UNET
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -35,19 +36,7 @@ ROOT = Path(__file__).parents[2]
 SMALL_BASE = ROOT / "examples" / "small-base" / "model"
 _CLIP_TOKENS = 77
 _T5_TOKENS = 512
-_SDXL: dict[str, Any] = {
-    "sample_size": 128,
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
+_SDXL: dict[str, Any] = {"sample_size": 128, **SDXL_UNET}
 _VAE: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512),
     "down_block_types": ("DownEncoderBlock2D",) * 4,

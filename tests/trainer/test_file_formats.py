@@ -19,6 +19,7 @@ from pytest import TempPathFactory
 from safetensors.torch import save_file
 from tests.trainer.families import CPU, MAKERS, adapt, opened
 from tests.trainer.original_layouts import ldm_unet_name, wan_name
+from tests.trainer.published import SDXL_UNET
 from tests.trainer.tiny_sdxl import SECOND_LAYERS
 
 from lora_api.reasons import Reason
@@ -27,20 +28,8 @@ from lora_trainer.lora import TRAINED, find_layers, read_layers, read_weights
 from lora_trainer.recipes import RECIPES, load_recipe
 from lora_trainer.recipes.keys import sdxl_unet_layer, wan_layer
 
-# The published sizes; SDXL's and SD 1.5's from their unet/config.json.
+# The published sizes; SD 1.5's from their unet/config.json.
 SD15 = {"cross_attention_dim": 768}
-SDXL: dict[str, Any] = {
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
 WAN_SIZES = {"1.3B": (12, 30), "14B": (40, 40)}
 FLUX_ATTENTION = {
     "transformer_blocks": (19, ("to_q", "to_k", "to_v", "to_out.0")),
@@ -108,7 +97,7 @@ def test_sd15_has_sd_scripts_names_which_are_diffusers_own(bases: dict[str, Path
 
 
 def test_sdxl_has_the_names_of_the_original_unet(bases: dict[str, Path]) -> None:
-    unet = _on_meta(lambda: UNet2DConditionModel(**SDXL))
+    unet = _on_meta(lambda: UNet2DConditionModel(**SDXL_UNET))
     depth = {f"input_blocks_{number}_1": 2 for number in (4, 5)}
     depth |= {f"input_blocks_{number}_1": 10 for number in (7, 8)}
     depth |= {"middle_block_1": 10}
@@ -150,7 +139,7 @@ def test_wan_has_the_names_of_its_own_code(size: str, bases: dict[str, Path]) ->
 # ComfyUI's comfy/lora.py knows a layer of Stable Diffusion by `lora_unet_` and the weight's name in
 # the original layout with lines for dots, one of WAN by `diffusion_model.` and its name there.
 def test_every_layer_of_sdxl_has_a_name_that_comfyui_knows() -> None:
-    unet = _on_meta(lambda: UNet2DConditionModel(**SDXL))
+    unet = _on_meta(lambda: UNet2DConditionModel(**SDXL_UNET))
     known = {
         f"lora_unet_{ldm_unet_name(name, 2).removesuffix('.weight').replace('.', '_')}"
         for name in unet.state_dict()
