@@ -5,7 +5,9 @@ A module of its own because it is the only one that reads arguments and ends the
 
 import argparse
 import asyncio
+import logging
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ from pydantic import ValidationError
 from lora_api.policy import GpuSettings
 from lora_api.wording import explain
 from lora_operator import logs
-from lora_operator.app import run
+from lora_operator.app import SIGNALS, End, run
 from lora_operator.settings import DEFAULT_TRAINER_IMAGE, ProgressRoute, Settings, default_of
 
 DESCRIPTION = """\
@@ -30,14 +32,31 @@ examples:
   python -m lora_operator --namespace studio         only what is in the namespace studio
   LORA_TRAINER_IMAGE=registry/lora-trainer:1.2 python -m lora_operator
 
-SIGTERM ends it gracefully: what is in work is finished, the Lease is given back."""
+SIGTERM ends it gracefully: what is in work is finished, the Lease is given back, the exit status
+is 0. A leader that lost its Lease begins anew as a standby, under the same process id. The exit
+status is 1 where a part of it ended, 2 where an option is wrong."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and run until stopped; returns the exit status."""
     settings = parse(sys.argv[1:] if arguments is None else arguments, os.environ)
     logs.set_up(log_format=settings.log_format, level=settings.log_level)
-    return asyncio.run(run(settings))
+    end = asyncio.run(run(settings))
+    if end is End.LEASE_LOST:
+        _begin_anew()
+    return end
+
+
+def _begin_anew() -> None:
+    """Become a standby that remembers nothing, as if the process had ended and been started again.
+
+    It has not ended, so the kubelet does not make the next start wait: 10 s, then 20 s, in the end
+    5 minutes, in which a replica would be missing though nothing is wrong with it.
+    """
+    # Until the new program listens they would kill it or, in a container, not be heard at all.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    logging.shutdown()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - our own command
 
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Coroutine
 from dataclasses import replace
 from datetime import datetime
+from enum import IntEnum
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,7 @@ from lora_operator.actions import Actor
 from lora_operator.admission_webhook import ANSWER_WITHIN_SECONDS, AdmissionWebhook
 from lora_operator.api_watch import ApiWatch
 from lora_operator.cache import Cache
-from lora_operator.errors import ApiError, OperatorError
+from lora_operator.errors import ApiError, LeadershipLostError, NotLeaderError, OperatorError
 from lora_operator.feed import Feed
 from lora_operator.gatekeeper import Gatekeeper
 from lora_operator.gpu_nodes import GpuNodes
@@ -46,20 +47,28 @@ from lora_operator.workers import Workers
 from lora_operator.workqueue import Schedule, WorkQueue
 
 CRD_POLL_SECONDS = 2.0
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-async def run(settings: Settings) -> int:
-    """Run until told to stop.
+class End(IntEnum):
+    """Why a process ended; its exit status, unless it begins anew."""
 
-    Returns:
-        Exit status: 0 after SIGTERM or SIGINT, 1 where the process can't go on.
-    """
+    STOPPED = 0
+    """It was told to: SIGTERM or SIGINT."""
+    BROKEN = 1
+    """A part of it ended; the kubelet waits the longer for the next start the more often."""
+    LEASE_LOST = 3
+    """Another replica may lead: what this one remembers is stale, but nothing is broken."""
+
+
+async def run(settings: Settings) -> End:
+    """Run until told to stop, or until the process can't go on as it is."""
     try:
         agent = f"lora-operator/{settings.identity}"
         connection = replace(connect(), user_agent=agent)
     except OperatorError as error:
         log("can't start", level=logging.ERROR, reason=error.reason, message=error.message)
-        return 1
+        return End.BROKEN
     stop = asyncio.Event()
     catch_signals(stop)
     app = App(settings, connection)
@@ -72,8 +81,10 @@ async def run(settings: Settings) -> int:
 def catch_signals(stop: asyncio.Event) -> None:
     """Let SIGTERM and SIGINT set `stop`."""
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in SIGNALS:
         loop.add_signal_handler(number, stop.set)
+    # Held back while the process began anew.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 class App:
@@ -186,7 +197,7 @@ class App:
         self._tasks: list[asyncio.Task[Any]] = []
         self._any_ended = asyncio.Event()
 
-    async def run(self, stop: asyncio.Event) -> int:
+    async def run(self, stop: asyncio.Event) -> End:
         """Start everything in order and stay until `stop` is set or a part ends."""
         await self._web.start()
         log("started", identity=self._settings.identity, port=self._settings.port)
@@ -200,9 +211,11 @@ class App:
                 catch_signals(stop)
                 self._supervise(watching)
             await self._any_ended.wait()
-            return 0 if stop.is_set() else self._explain_end()
+            end = End.STOPPED if stop.is_set() else self._explain_end()
         finally:
             await self._end(watching, main)
+        # Told to while it was ending: nobody wants a standby any more.
+        return End.STOPPED if end is End.LEASE_LOST and stop.is_set() else end
 
     async def close(self) -> None:
         """Close all connections."""
@@ -286,18 +299,9 @@ class App:
         self._tasks.append(task)
         task.add_done_callback(lambda _: self._any_ended.set())
 
-    def _explain_end(self) -> int:
-        for task in self._tasks:
-            if task.done() and not task.cancelled():
-                reason, message = _why_ended(task.exception())
-                log(
-                    "ending",
-                    level=logging.ERROR,
-                    part=task.get_name(),
-                    reason=reason,
-                    message=message,
-                )
-        return 1
+    def _explain_end(self) -> End:
+        ended = {_explain(task) for task in self._tasks if task.done() and not task.cancelled()}
+        return End.LEASE_LOST if ended == {End.LEASE_LOST} else End.BROKEN
 
     async def _end(self, watching: asyncio.Task[None] | None, main: asyncio.Task[Any]) -> None:
         await self._workers.stop()
@@ -320,8 +324,20 @@ class App:
         log("stopped", identity=self._settings.identity)
 
 
-def _why_ended(error: BaseException | None) -> tuple[str, str]:
+def _explain(part: asyncio.Task[Any]) -> End:
+    """Tell why a part ended, and what that means for the process."""
+    error = part.exception()
     if error is None:
-        return "EndedEarly", "This part ended, though nobody told it to."
-    reason = error.reason if isinstance(error, OperatorError) else type(error).__name__
-    return reason, str(error)
+        reason, message = "EndedEarly", "This part ended, though nobody told it to."
+    else:
+        reason = error.reason if isinstance(error, OperatorError) else type(error).__name__
+        message = str(error)
+    is_lost = isinstance(error, LeadershipLostError | NotLeaderError)
+    log(
+        "beginning anew" if is_lost else "ending",
+        level=logging.WARNING if is_lost else logging.ERROR,
+        part=part.get_name(),
+        reason=reason,
+        message=message,
+    )
+    return End.LEASE_LOST if is_lost else End.BROKEN

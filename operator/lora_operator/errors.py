@@ -27,7 +27,7 @@ class NotLeaderError(OperatorError):
 
 
 class LeadershipLostError(OperatorError):
-    """The Lease was lost; the process has to end, another replica goes on."""
+    """The Lease was lost; this replica has to begin anew, another one goes on."""
 
     reason = "LeadershipLost"
 
@@ -74,6 +74,12 @@ class RefusedError(ApiError):
     """Authorisation, admission, quota or validation said no (400, 401, 403, 413, 422)."""
 
     reason = "Refused"
+
+
+class TooLargeError(ApiError):
+    """The answer is longer than whoever asked wants to read."""
+
+    reason = "TooLarge"
 
 
 class UnavailableError(ApiError):

@@ -1,4 +1,4 @@
-"""Leader election by a Lease: of two replicas only one acts, and who loses the Lease stops.
+"""Leader election by a Lease: of two replicas only one acts, and who loses the Lease begins anew.
 
 A module of its own, and not kopf's peering, because peering has neither compare-and-swap nor a
 fence: two replicas can believe at once that they may write.
@@ -133,7 +133,8 @@ class Elector:
                 break
         self._valid_until = float("-inf")
         raise LeadershipLostError(
-            f"The Lease {self._namespace}/{self._name} was lost; this process ends."
+            f"The Lease {self._namespace}/{self._name} was lost; this replica forgets what it knew "
+            "and stands by."
         )
 
     async def release(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Set
 
 from lora_api import GROUP
 from lora_api.training import KIND
-from lora_operator.errors import ApiError, ConflictError, NotFoundError
+from lora_operator.errors import ConflictError, NotFoundError, OperatorError
 from lora_operator.kube.client import KubeClient
 from lora_operator.kube.resources import CHILDREN, TRAININGS, Resource
 from lora_operator.labels import CHILD_SELECTOR, RUN_LABEL, RUN_UID_LABEL
@@ -59,7 +59,7 @@ class OrphanSweeper:
             await asyncio.sleep(EVERY_SECONDS)
             try:
                 await self.sweep()
-            except ApiError as error:
+            except OperatorError as error:
                 log("orphan sweep failed", reason=error.reason, message=error.message)
 
     async def sweep(self) -> None:

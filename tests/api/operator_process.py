@@ -107,21 +107,28 @@ class Operator:
         weakref.finalize(self, self.log.unlink, missing_ok=True)
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *, wait: bool = True) -> Operator:
-        environment = {
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its process finds around it."""
+        return {
             **os.environ,
             "KUBECONFIG": str(self.kubeconfig),
             "LORA_TRAINER_IMAGE": "lora-trainer:test",
             **({"POD_NAME": self.identity} if self.identity else {}),
             **self.variables,
         }
+
+    @property
+    def options(self) -> list[str]:
+        """Its command line."""
+        port = f"--metrics-port={self.port}"
+        return ["--host=127.0.0.1", port, "--log-format=json", *self.arguments]
+
+    def start(self, *, wait: bool = True) -> Operator:
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "lora_operator", "--host=127.0.0.1"),
-                    *(f"--metrics-port={self.port}", "--log-format=json", *self.arguments),
-                ],
-                env=environment,
+                [sys.executable, "-m", "lora_operator", *self.options],
+                env=self.environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -145,11 +152,6 @@ class Operator:
     def resume(self) -> None:
         assert self.process is not None
         self.process.send_signal(signal.SIGCONT)
-
-    def wait(self) -> int:
-        """The exit status, once it ends by itself."""
-        assert self.process is not None
-        return self.process.wait(timeout=PATIENCE_SECONDS)
 
     def _end(self, number: signal.Signals) -> int:
         process, self.process = self.process, None

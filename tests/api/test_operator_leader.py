@@ -6,7 +6,7 @@ from datetime import datetime
 import pytest
 from tests.api.operator_process import Object, Operator, eventually
 from tests.api.stage import Stage
-from tests.builders import a_training
+from tests.builders import a_pod, a_training
 
 from lora_cluster.light import LightCluster
 from lora_operator.kube.resources import EVENTS, JOBS, LEASES
@@ -53,6 +53,20 @@ def led_since(cluster: LightCluster, namespace: str, identity: str) -> datetime:
         for entry in entries
         if entry["objectRef"]["resource"] == LEASES.plural and succeeded(entry)
     )
+
+
+def begins_anew(operator: Operator) -> None:
+    """Wait until a replica that lost its Lease stands by, in the process that it was."""
+    process = operator.process
+    assert process is not None
+    eventually(
+        lambda: [line["event"] for line in operator.events()].count("started") == 2,
+        "it begins anew",
+    )
+    eventually(lambda: operator.ready and not operator.leads, "it stands by")
+    assert process.poll() is None
+    lost = [line for line in operator.events() if line["event"] == "beginning anew"]
+    assert "LeadershipLost" in [line["reason"] for line in lost]
 
 
 def many(stage: Stage, names: list[str]) -> list[Stage]:
@@ -105,8 +119,7 @@ def test_a_leader_that_lost_its_lease_does_not_even_try_to_write(
     for each in many(stage, [f"run-{number}" for number in range(20)]):
         each.is_in("Pending", "PodPending")
     one.resume()
-    assert one.wait() == 1
-    assert "LeadershipLost" in [line.get("reason") for line in one.events()]
+    begins_anew(one)
     since = led_since(light_cluster, stage.namespace, "two")
     late = [e for e in requests_of(light_cluster, stage.namespace, "one") if time_of(e) > since]
     assert [e for e in late if e["objectRef"]["resource"] != LEASES.plural] == []
@@ -123,13 +136,31 @@ def test_a_leader_stopped_in_the_middle_of_its_work_changes_nothing_when_it_wake
     for each in stages:
         each.is_in("Pending", "PodPending")
     one.resume()
-    assert one.wait() == 1
+    begins_anew(one)
     since = led_since(light_cluster, stage.namespace, "two")
     late = [e for e in requests_of(light_cluster, stage.namespace, "one") if time_of(e) > since]
     # What had passed the guard before the stop may still be sent; the API server refuses it. An
     # event has no version that it could be refused by, and does no harm.
     assert [e for e in late if succeeded(e) and e["objectRef"]["resource"] != EVENTS.plural] == []
     assert len(stage.api.list(JOBS, stage.namespace)) == len(stages)
+
+
+def test_a_leader_that_lost_its_lease_can_lead_and_be_stopped_again(
+    stage: Stage, pair: tuple[Operator, Operator]
+) -> None:
+    one, two = pair
+    one.pause()
+    eventually(lambda: two.leads, "the second leads")
+    one.resume()
+    begins_anew(one)
+    # What it learns now it learns as a standby.
+    stage.apply()
+    stage.is_in("Pending", "PodPending")
+    two.kill()
+    eventually(lambda: one.leads, "the first leads again")
+    stage.add_pod(a_pod().placed().running())
+    stage.is_in("Starting", "Running")
+    assert one.stop() == 0
 
 
 def test_a_leader_writes_nothing_after_giving_the_lease_back(

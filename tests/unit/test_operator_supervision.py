@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -12,9 +12,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from lora_operator.app import App
+from lora_operator.app import App, End
 from lora_operator.cache import Cache
-from lora_operator.errors import UnavailableError
+from lora_operator.errors import LeadershipLostError, NotLeaderError, UnavailableError
 from lora_operator.kube.client import KubeClient
 from lora_operator.kube.credentials import Connection
 from lora_operator.kube.resources import PODS
@@ -65,6 +65,7 @@ def parts(app: App) -> dict[str, tuple[object, str]]:
         "the sweeper": (app._sweeper, "run"),
         "the puller": (app._puller, "run"),
         "a worker": (app._workers, "_work"),
+        "the Lease": (app._elector, "hold"),
     }
 
 
@@ -112,6 +113,53 @@ async def test_the_lease_is_given_back_once_nobody_renews_it_any_more(
     assert await soon(app.run(stop)) == 0
     await app.close()
     assert order == ["renewed no more", "given back"]
+
+
+async def lose_the_lease() -> None:
+    raise LeadershipLostError("somebody else holds it")
+
+
+async def be_refused_a_write() -> None:
+    raise NotLeaderError("this replica does not hold the Lease")
+
+
+ENDS: dict[str, tuple[dict[str, Callable[[], Coroutine[Any, Any, None]]], bool, End]] = {
+    "the Lease is lost": ({"the Lease": lose_the_lease}, False, End.LEASE_LOST),
+    "a part hears of it first": ({"the sweeper": be_refused_a_write}, False, End.LEASE_LOST),
+    "a part breaks down as the Lease is lost": (
+        {"the Lease": lose_the_lease, "the sweeper": break_down},
+        False,
+        End.BROKEN,
+    ),
+    "it is told to stop after the Lease was lost": (
+        {"the Lease": lose_the_lease},
+        True,
+        End.STOPPED,
+    ),
+    "it is told to stop after a part broke down": ({"the sweeper": break_down}, True, End.BROKEN),
+}
+
+
+@pytest.mark.parametrize("sentence", ENDS)
+async def test_a_process_begins_anew_only_where_nothing_but_the_lease_is_lost(
+    sentence: str, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, told_to_stop, expected = ENDS[sentence]
+    stop = asyncio.Event()
+
+    async def finish() -> None:
+        if told_to_stop:
+            stop.set()
+
+    app._settings = replace(app._settings, leader_elect=True)
+    for name in ("acquire", "release"):
+        monkeypatch.setattr(app._elector, name, do_nothing)
+    monkeypatch.setattr(app._elector, "hold", last)
+    monkeypatch.setattr(app._workers, "stop", finish)
+    for part, end in broken.items():
+        monkeypatch.setattr(*parts(app)[part], end)
+    assert await soon(app.run(stop)) is expected
+    await app.close()
 
 
 async def soon(work: Coroutine[Any, Any, int]) -> int:
