@@ -18,6 +18,7 @@ from lora_api.base import (
 )
 from lora_api.cel import INT_OR_STRING, CelRule
 from lora_api.spelling import Spelled
+from lora_api.training import JobSeconds, WorkspaceRetention
 
 POLICY_KIND = "TrainingPolicy"
 POLICY_PLURAL = "trainingpolicies"
@@ -247,6 +248,17 @@ class DefaultSettings(Document):
     priority_class_name: DnsSubdomain | None = None
     """spec.priorityClassName."""
 
+    output_prefix: StoragePrefix | None = None
+    """spec.output.uri is this, the namespace and the name of the run: under s3://models/{user}/,
+    the run zorp of anna in studio goes to s3://models/anna/studio/zorp/. {user} stands for
+    spec.user. Where a run was told its place, that stays, whatever becomes of this setting."""
+
+    job_seconds: JobSeconds | None = None
+    """spec.retention.jobSeconds."""
+
+    workspace_retention: WorkspaceRetention | None = None
+    """spec.retention.workspace."""
+
     ttl_seconds: Annotated[int, Field(ge=0, le=315_360_000)] | None = None
     """spec.retention.ttlSeconds."""
 
@@ -264,11 +276,18 @@ DEFAULT_CLASS_IS_LISTED = CelRule(
     field="defaults.priorityClassName",
 )
 
+DEFAULT_OUTPUT_IS_ALLOWED = CelRule(
+    "!has(self.allowedOutputPrefixes) || !has(self.defaults.outputPrefix) || "
+    "self.allowedOutputPrefixes.exists(p, self.defaults.outputPrefix.startsWith(p))",
+    "defaults.outputPrefix must lie under one of allowedOutputPrefixes",
+    field="defaults.outputPrefix",
+)
+
 
 class TrainingPolicySpec(Document):
     """What the namespace may train. A limit that is not given does not hold."""
 
-    model_config = document_config(DEFAULT_CLASS_IS_LISTED)
+    model_config = document_config(DEFAULT_CLASS_IS_LISTED, DEFAULT_OUTPUT_IS_ALLOWED)
 
     max_concurrent_gpus: GpuCount | None = Field(default=None, alias="maxConcurrentGPUs")
     """GPUs that runs of the namespace hold at once; further runs are queued."""

@@ -365,12 +365,16 @@ class ValidationSettings(Document):
     against base + LoRA. Zero measures none."""
 
 
-class OutputSettings(Document):
+class OutputFiles(Document):
+    """What is stored besides the LoRA and its report."""
+
+    tensorboard: bool = False
+    """Whether TensorBoard event files of the training are stored too, under tensorboard/."""
+
+
+class OutputSettings(OutputFiles):
     """Where the finished LoRA goes."""
 
     uri: StorageUri
     """Prefix that receives model.safetensors, config.json, report.json, contact-sheet.png,
     loss-curve.png and samples/. In the cluster: s3://bucket/prefix."""
-
-    tensorboard: bool = False
-    """Whether TensorBoard event files of the training are stored too, under tensorboard/."""

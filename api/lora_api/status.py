@@ -371,6 +371,9 @@ class LoRATrainingStatus(LenientDocument):
     cost: CostStatus | None = None
     """What the run has cost; as of the last write."""
 
+    output_uri: Annotated[str, Field(max_length=1100)] | None = None
+    """Where the result goes, where spec.output.uri says nothing and the policy's default does."""
+
     artifact: ArtifactStatus | None = None
     """The stored LoRA."""
 

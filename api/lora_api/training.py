@@ -16,6 +16,7 @@ from lora_api.base import (
     Document,
     ImageReference,
     MemoryQuantity,
+    StorageUri,
     UserName,
     document_config,
     memory_bytes,
@@ -27,7 +28,7 @@ from lora_api.settings import (
     DatasetSettings,
     NetworkSettings,
     OptimizationSettings,
-    OutputSettings,
+    OutputFiles,
     ValidationSettings,
 )
 
@@ -171,21 +172,36 @@ class WorkspaceRetention(StrEnum):
     RETAIN_ON_FAILURE = "RetainOnFailure"
 
 
+DEFAULT_JOB_SECONDS = 600
+JobSeconds = Annotated[int, Field(ge=0, le=31_536_000)]
+
+
 class RetentionSettings(Document):
     """What is kept of a run that has ended, and for how long."""
 
-    job_seconds: Annotated[int, Field(ge=0, le=31_536_000)] = 600
-    """Seconds for which the Job and its pods, and with them the log, are kept."""
+    job_seconds: JobSeconds | None = None
+    """Seconds for which the Job and its pods, and with them the log, are kept. Default: the
+    policy's, or else 600."""
 
-    workspace: WorkspaceRetention = WorkspaceRetention.DELETE
+    workspace: WorkspaceRetention | None = None
     """Delete: the claim goes with the Job. Retain: it stays until the run is deleted.
     RetainOnFailure: it stays where the run did not complete. The same holds for an Ephemeral
     workspace's copy in the bucket. A workspace that may hold the only copy of a trained LoRA is
-    never deleted."""
+    never deleted. Default: the policy's, or else Delete."""
 
     ttl_seconds: Annotated[int, Field(ge=0, le=315_360_000)] | None = None
     """Seconds after its end at which the run itself is deleted, with all that is left of it.
-    Default: never."""
+    Default: the policy's, or else never."""
+
+
+class OutputPlace(OutputFiles):
+    """Where the finished LoRA goes."""
+
+    uri: StorageUri | None = None
+    """Prefix that receives model.safetensors, config.json, report.json, contact-sheet.png,
+    loss-curve.png and samples/: s3://bucket/prefix. Default: a folder of the namespace and the run
+    under the policy's defaults.outputPrefix (see status.outputUri); where there is none, this must
+    be given."""
 
 
 class CancelSettings(Document):
@@ -203,7 +219,7 @@ FIXED_RULES = (
     _in_object_storage("dataset", "uri", optional=True),
     FILES_IN_OBJECT_STORAGE,
     _in_object_storage("validation", "embedderUri", optional=True),
-    _in_object_storage("output", "uri"),
+    _in_object_storage("output", "uri", optional=True),
 )
 
 
@@ -234,7 +250,7 @@ class FixedSettings(Document):
     validation: ValidationSettings = ValidationSettings()
     """What is drawn and measured after training."""
 
-    output: OutputSettings
+    output: OutputPlace = OutputPlace()
     """Where the finished LoRA goes."""
 
     credentials_secret_name: DnsSubdomain | None = None

@@ -80,6 +80,7 @@ VARIABLES = {
         "(has(object.spec.dataset.uri) ? [object.spec.dataset.uri] : []) + "
         "(has(object.spec.dataset.uris) ? object.spec.dataset.uris : [])"
     ),
+    "outputs": "has(object.spec.output.uri) ? [object.spec.output.uri] : []",
     "priority": "has(object.spec.priorityClassName) ? object.spec.priorityClassName : ''",
     "oldPriority": (
         "oldObject != null && has(oldObject.spec.priorityClassName) ? "
@@ -178,6 +179,28 @@ def _size_rule() -> AdmissionRule:
     )
 
 
+def _output_rule() -> AdmissionRule:
+    """A run says where its result goes, or the policy does: in a folder of its user's, if any."""
+    prefix = "params.spec.defaults.outputPrefix"
+    is_of_user = f"{prefix}.contains('{USER_PLACEHOLDER}')"
+    fits = "variables.user != '' && !variables.user.contains('/') && !variables.user.contains(':')"
+    return AdmissionRule(
+        name="output.uri or defaults.outputPrefix",
+        limit="defaults.outputPrefix",
+        expression=(
+            "variables.updating || has(object.spec.output.uri) || "
+            f"(has({prefix}) && (!{is_of_user} || ({fits})))"
+        ),
+        message=(
+            "'spec.output.uri must be given: TrainingPolicy ' + params.metadata.name + ' ' + "
+            f"(has({prefix}) ? 'gives ' + {prefix} + ', and ' + variables.user + ' fits no "
+            f"{USER_PLACEHOLDER}' : 'gives none') + ' (spec.defaults.outputPrefix)'"
+        ),
+        fallback="spec.output.uri must be given: the TrainingPolicy gives none that fits "
+        "(spec.defaults.outputPrefix)",
+    )
+
+
 RULES: tuple[AdmissionRule, ...] = (
     *_user_rules(),
     _cap("resources.gpus", "caps.gpus", "object.spec.resources.gpus"),
@@ -197,7 +220,8 @@ RULES: tuple[AdmissionRule, ...] = (
     _size_rule(),
     _prefix("baseModel.uri", "allowedBaseModelPrefixes", "variables.bases"),
     _prefix("dataset.uri", "allowedDatasetPrefixes", "variables.datasets"),
-    _prefix("output.uri", "allowedOutputPrefixes", "[object.spec.output.uri]"),
+    _prefix("output.uri", "allowedOutputPrefixes", "variables.outputs"),
+    _output_rule(),
     *name_rules(),
 )
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from types import MappingProxyType
 
+from lora_api.policy import TrainingPolicySpec
 from lora_api.progress import Progress
 from lora_operator.builders.ownership import is_owned_by
 from lora_operator.cache import Cache
@@ -22,11 +23,11 @@ from lora_operator.labels import (
     upload_job_name,
     workspace_name,
 )
-from lora_operator.policy.defaults import with_defaults
+from lora_operator.policy.defaults import retention_by, with_defaults
 from lora_operator.state.keys import Key, Object
 from lora_operator.state.pace import FIRST_LOOK_SECONDS
 from lora_operator.state.reading import read_claim, read_job, read_pod, read_run
-from lora_operator.state.views import Claim, Job, Observed, Pod, PolicyWord
+from lora_operator.state.views import Claim, Job, Observed, Pod, PolicyWord, Run
 from lora_operator.warning_events import Warned, WarningEvents
 
 # Warnings about an object that waits; nothing is asked before this, because most waits are short.
@@ -71,8 +72,8 @@ def observe(
     # A later Job that exists is the present one, whatever somebody made of the status.
     run = replace(run, job_number=max([run.job_number, *numbers]))
     word = words.get(run.uid)
-    if word is not None and word.policy is not None and run.spec is not None:
-        run = replace(run, spec=with_defaults(run.spec, word.policy))
+    if word is not None and word.policy is not None:
+        run = _with_defaults(run, word.policy)
     job = jobs.pop(run.job_name, None)
     pods = _pods_of(cache, key, job)
     return Observed(
@@ -89,6 +90,15 @@ def observe(
         partial_job=partial_job,
         partial_pods=_pods_of(cache, key, partial_job),
         tidy_job=tidy_job,
+    )
+
+
+def _with_defaults(run: Run, policy: TrainingPolicySpec) -> Run:
+    unread = run.unread_retention
+    return replace(
+        run,
+        spec=with_defaults(run.spec, policy) if run.spec is not None else None,
+        unread_retention=retention_by(unread, policy) if unread is not None else None,
     )
 
 

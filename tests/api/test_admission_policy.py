@@ -42,6 +42,12 @@ NAMESPACES = {
     "limited": POLICY,
     "limited-per-user": WITHOUT_GPU_CAP,
     "limited-in-total": WITHOUT_USER_GPUS,
+    "with-output": {
+        "maxConcurrentGPUs": 6,
+        "allowedOutputPrefixes": ["s3://models/{user}/"],
+        "defaults": {"outputPrefix": "s3://models/{user}/"},
+    },
+    "with-one-output": {"maxConcurrentGPUs": 6, "defaults": {"outputPrefix": "s3://models/"}},
 }
 
 
@@ -75,6 +81,11 @@ ALLOWED = [
         a_run("recipe", "sdxl").with_spec("optimization.resolution", 768),
     ),
     ("the prefix itself as output, without its slash", a_run("output.uri", "s3://models/anna")),
+    (
+        "no output, and a policy that gives one",
+        a_run("output", {"tensorboard": True}).in_namespace("with-output"),
+    ),
+    ("no output, and one prefix for all", a_run("output", {}).in_namespace("with-one-output")),
     ("shared pictures", a_run("dataset.uri", "s3://shared/pictures/cats/")),
     ("single files", a_run("dataset", {"uris": ["s3://datasets/anna/1.png"]})),
     ("an embedder among the base models", a_run("validation.embedderUri", "s3://bases/dino/")),
@@ -203,6 +214,12 @@ REFUSED = [
         "default allows (spec.allowedOutputPrefixes): s3://models/anna/",
     ),
     (
+        "output.uri or defaults.outputPrefix",
+        a_run("output", {}),
+        "spec.output.uri must be given: TrainingPolicy default gives none "
+        "(spec.defaults.outputPrefix)",
+    ),
+    (
         "recipe in allowedRecipes",
         a_run("recipe", "flux").with_spec("optimization.resolution", 512),
         "spec.recipe: flux is none of those that TrainingPolicy default allows "
@@ -285,6 +302,19 @@ def test_refused_with_field_value_and_cap(
 
 def test_every_rule_has_a_row_that_breaks_it() -> None:
     assert {rule.name for rule in RULES} == {row[0] for row in REFUSED}
+
+
+def test_a_user_of_whom_no_folder_can_be_made_has_to_name_the_output(
+    guarded: Guarded, anna: Person
+) -> None:
+    assert anna.create(PLURAL, a_run("output", {}).in_namespace("with-output").manifest())
+    guarded.bind("oidc:anna", "lora-operator-editor", "with-output")
+    run = a_run("output", {}).with_spec("user", "oidc:anna").in_namespace("with-output")
+    _, told = refusal(lambda: guarded.acting_as("oidc:anna").create(PLURAL, run.manifest()))
+    assert (
+        "spec.output.uri must be given: TrainingPolicy default gives s3://models/{user}/, and "
+        "oidc:anna fits no {user} (spec.defaults.outputPrefix)" in told
+    )
 
 
 def test_without_a_policy_everything_is_allowed(guarded: Guarded) -> None:

@@ -81,11 +81,13 @@ ACCEPTED = [
     ("processors as a plain number", "spec.resources.cpu", 2),
     ("half a gibibyte", "spec.resources.memory", "0.5Gi"),
     ("a workspace in bytes", "spec.workspace.size", 8589934592),
+    ("no output of its own", "spec.output", None),
+    ("an output without a place", "spec.output", {"tensorboard": True}),
 ]
 
 REFUSED = [
     ("no dataset", "spec.dataset", None, "spec.dataset"),
-    ("no output", "spec.output", None, "spec.output"),
+    ("an empty place for the output", "spec.output.uri", "", "spec.output.uri"),
     ("a rank of zero", "spec.network.rank", 0, "spec.network.rank"),
     ("a huge rank", "spec.network.rank", 10**9, "spec.network.rank"),
     ("a negative learning rate", "spec.optimization.learningRate", -1e-4, "learningRate"),
@@ -207,7 +209,7 @@ def test_defaults_are_filled_in_by_the_api_server(
         "stallTimeoutSeconds": 600,
     }
     assert spec["workspace"]["type"] == "PersistentVolumeClaim"
-    assert spec["retention"] == {"jobSeconds": 600, "workspace": "Delete"}
+    assert spec["retention"] == {}, "what is left open here, the namespace's policy may say"
     assert spec["suspend"] is False
 
 

@@ -1,6 +1,7 @@
 """A namespace's policy, kept by a real operator process against a real API server."""
 
 import concurrent.futures
+import json
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -222,6 +223,30 @@ def test_a_run_that_ended_is_paid_for_and_summed_up_once(
     another.is_in("Pending", "PodPending")
     assert places(api, namespace) == 2
     assert stage.version == version, "the run that ended is not written again"
+
+
+def test_a_run_without_an_output_gets_its_own_place_and_keeps_it(
+    api: ApiServer, namespace: str, operators: tuple[Operator, Operator]
+) -> None:
+    operator, _ = operators
+    set_policy(api, namespace, defaults={"outputPrefix": "s3://models/{user}/"})
+    operator.start()
+    place = f"s3://models/anna/{namespace}/zorp/"
+    run = a_run(namespace, "zorp").with_spec("output", {"tensorboard": True})
+    placed = Stage(api, run)
+    placed.apply()
+    placed.is_in("Pending", "PodPending")
+    assert placed.status["outputUri"] == place
+    environment = placed.job()["spec"]["template"]["spec"]["containers"][0]["env"]
+    (document,) = [each["value"] for each in environment if each["name"] == "LORA_JOB"]
+    assert json.loads(document)["output"] == {"uri": place, "tensorboard": True}
+    set_policy(api, namespace, defaults={"outputPrefix": None})
+    homeless = Stage(api, run.named("homeless"))
+    homeless.apply()
+    homeless.is_in("Failed", "InvalidSpec")
+    assert "spec.output.uri is not given" in homeless.status["message"]
+    assert not homeless.jobs()
+    assert placed.status["outputUri"] == place
 
 
 def test_the_policy_tells_who_runs_who_waits_and_that_another_one_does_not_act(

@@ -33,6 +33,10 @@ FULL: dict[str, Any] = {
     "requiredLabels": ["example.com/team"],
     "defaults": {
         "priorityClassName": "low",
+        "outputPrefix": "s3://models/{user}/loras/",
+        "jobSeconds": 3600,
+        "workspaceRetention": "RetainOnFailure",
+        "ttlSeconds": 86400,
         "nodeSelector": [{"key": "pool", "value": "gpu"}],
         "tolerations": [{"key": "nvidia.com/gpu"}],
     },
@@ -59,6 +63,15 @@ REFUSED = [
         {"priorityClasses": [], "defaults": {"priorityClassName": "x"}},
         "defaults.priorityClassName must be one of priorityClasses",
     ),
+    (
+        "a default output that nobody may name",
+        {
+            "allowedOutputPrefixes": ["s3://models/{user}/"],
+            "defaults": {"outputPrefix": "s3://models/"},
+        },
+        "defaults.outputPrefix must lie under one of allowedOutputPrefixes",
+    ),
+    ("a default output for a local file", {"defaults": {"outputPrefix": "file:///x/"}}, "s3://"),
     ("an unknown effect", {"defaults": {"tolerations": [{"key": "a", "effect": "Go"}]}}, "NoExec"),
     ("a resource without a vendor", {"gpu": {"resourceName": "gpu"}}, "nvidia.com/gpu"),
 ]

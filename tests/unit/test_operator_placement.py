@@ -5,6 +5,7 @@ from typing import Any
 from tests.builders import RUN_UID, ATraining, a_training
 from tests.policies import a_policy
 
+from lora_api.training import WorkspaceRetention
 from lora_operator.builders.job import build_job
 from lora_operator.builders.placement import placed
 from lora_operator.cache import Cache
@@ -111,3 +112,13 @@ def test_what_a_run_does_not_say_is_seen_as_the_policy_says_it() -> None:
     assert seen.run.spec is not None
     assert seen.run.spec.credentials_secret_name == "shared"
     assert seen.run.spec.retention.ttl_seconds == 60
+
+
+def test_of_a_run_whose_spec_can_not_be_read_is_kept_what_the_policy_says() -> None:
+    cache = Cache()
+    cache.put(TRAININGS, a_training().with_spec("network", {"rank": "many"}).stored())
+    word = PolicyWord(policy=a_policy(defaults={"workspaceRetention": "Retain"}))
+    seen = observe(cache, Key("studio", "anna"), {}, words={RUN_UID: word})
+    assert seen is not None
+    assert seen.run.spec is None
+    assert seen.run.retention.workspace is WorkspaceRetention.RETAIN

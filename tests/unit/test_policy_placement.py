@@ -8,7 +8,7 @@ from tests.policies import NOON, a_ledger, a_policy, seen, waiting, working
 
 from lora_api.policy_ledger import RunState
 from lora_api.policy_status import MAX_LISTED
-from lora_api.training import LoRATrainingSpec
+from lora_api.training import LoRATrainingSpec, WorkspaceRetention
 from lora_operator.policy.defaults import priority_of, with_defaults
 from lora_operator.policy.ledger import admit, observe, settle
 from lora_operator.policy.usage import acting_condition, usage
@@ -34,11 +34,26 @@ def test_a_run_that_says_nothing_takes_the_policys_defaults() -> None:
     assert spec.retention.ttl_seconds == 600
 
 
+def test_each_part_of_the_retention_is_filled_by_itself() -> None:
+    policy = a_policy(
+        defaults={"jobSeconds": 60, "workspaceRetention": "RetainOnFailure", "ttlSeconds": 600}
+    )
+    given = with_defaults(spec_of(retention={"jobSeconds": 0}), policy).retention
+    assert (given.job_seconds, given.ttl_seconds) == (0, 600)
+    assert given.workspace is WorkspaceRetention.RETAIN_ON_FAILURE
+
+
 def test_what_a_run_says_itself_stays() -> None:
     given = spec_of(
         credentialsSecretName="own", priorityClassName="high", retention={"ttlSeconds": 0}
     )
     assert with_defaults(given, DEFAULTS) == given
+
+
+def test_what_neither_run_nor_policy_says_of_retention_is_said_by_the_operator() -> None:
+    kept = a_training().run().retention
+    assert (kept.job_seconds, kept.ttl_seconds) == (600, None)
+    assert kept.workspace is WorkspaceRetention.DELETE
 
 
 def test_without_defaults_nothing_is_added() -> None:

@@ -6,24 +6,36 @@ operator resolves the rest when it makes the pod.
 """
 
 from lora_api.policy import TrainingPolicySpec
-from lora_api.training import LoRATrainingSpec
+from lora_api.training import LoRATrainingSpec, RetentionSettings
 
 
 def with_defaults(spec: LoRATrainingSpec, policy: TrainingPolicySpec) -> LoRATrainingSpec:
-    """The spec with the policy's defaults where it has nothing of its own."""
+    """The spec with the policy's defaults where it has nothing of its own.
+
+    Where the result goes is not among them: that is settled once (`policy.output`).
+    """
     given = policy.defaults
-    retention = spec.retention
-    if retention.ttl_seconds is None:
-        retention = retention.model_copy(update={"ttl_seconds": given.ttl_seconds})
     return spec.model_copy(
         update={
             "credentials_secret_name": (
                 spec.credentials_secret_name or given.credentials_secret_name
             ),
             "priority_class_name": spec.priority_class_name or given.priority_class_name,
-            "retention": retention,
+            "retention": retention_by(spec.retention, policy),
         }
     )
+
+
+def retention_by(retention: RetentionSettings, policy: TrainingPolicySpec) -> RetentionSettings:
+    """What is kept of a run, with the policy's defaults for what the run leaves open."""
+    given = policy.defaults
+    wanted = {
+        "job_seconds": given.job_seconds,
+        "workspace": given.workspace_retention,
+        "ttl_seconds": given.ttl_seconds,
+    }
+    said = retention.model_dump(exclude_none=True)
+    return retention.model_copy(update={k: v for k, v in wanted.items() if k not in said})
 
 
 def priority_of(spec: LoRATrainingSpec, policy: TrainingPolicySpec) -> int:

@@ -14,6 +14,7 @@ from lora_operator.rules.giving_up import training_is_noted
 from lora_operator.rules.held_elsewhere import job_is_held_elsewhere
 from lora_operator.rules.interruption import pod_is_taken_away
 from lora_operator.rules.job_exists import job_exists
+from lora_operator.rules.output import output_is_settled
 from lora_operator.rules.placement import pod_is_created, pod_is_placed
 from lora_operator.rules.policy import policy_admits
 from lora_operator.rules.running import trainer_runs
@@ -35,6 +36,7 @@ RULES: tuple[Rule, ...] = (
     being_deleted_is_left_alone,
     ended_stays_ended,
     spec_is_admitted,
+    output_is_settled,
     attempt_is_recorded,
     workspace_is_told,
     result_is_recorded,

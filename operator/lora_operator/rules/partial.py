@@ -116,7 +116,7 @@ def _outcome(seen: Observed, draft: Draft) -> str:
     if job is not None and job.completed_at is not None and spec is not None:
         return (
             "Its Job succeeded: the LoRA of its last checkpoint, where there was one, is stored "
-            f"under {spec.output.uri.rstrip('/')}/partial/; the result was lost with the pod."
+            f"under {str(spec.output.uri).rstrip('/')}/partial/; the result was lost with the pod."
         )
     failed = [pod for pod in seen.partial_pods if pod.has_ended]
     why = explain_end(seen, failed[-1]).message if failed else "its Job left no word"

@@ -54,6 +54,7 @@ class Draft:
         self.pod_name = stored.pod_name
         self.node_name = stored.node_name
         self.cost = stored.cost
+        self.output_uri = stored.output_uri
         self.artifact: ArtifactStatus | None = stored.artifact
         self.trained: TrainedStatus | None = stored.trained
         self.upload: UploadStatus | None = stored.upload
@@ -229,6 +230,7 @@ class Draft:
                 "pod_name": self.pod_name,
                 "node_name": self.node_name,
                 "cost": self.cost,
+                "output_uri": self.output_uri,
                 "artifact": self.artifact,
                 "trained": self.trained,
                 "upload": self.upload,

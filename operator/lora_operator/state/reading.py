@@ -28,12 +28,12 @@ GENERATION = re.compile(r"[0-9]{1,18}")
 def read_run(body: Object) -> Run:
     """Read a LoRATraining; fields we do not know are ignored, faults are told, not raised."""
     meta = body["metadata"]
-    spec, spec_fault = _read_spec(meta["name"], meta["uid"], body.get("spec", {}))
     status, status_fault = LoRATrainingStatus(), ""
     try:
         status = LoRATrainingStatus.model_validate(body.get("status") or {})
     except ValidationError as error:
         status_fault = explain(error)
+    spec, spec_fault = _read_spec(body, status.output_uri)
     return Run(
         key=key_of(body),
         uid=meta["uid"],
@@ -51,12 +51,18 @@ def read_run(body: Object) -> Run:
     )
 
 
-def _read_spec(name: str, uid: str, spec: Object) -> tuple[LoRATrainingSpec | None, str]:
+def _read_spec(body: Object, settled: str | None) -> tuple[LoRATrainingSpec | None, str]:
+    """The spec, with the place for the result that was settled where it names none itself."""
+    meta = body["metadata"]
     try:
         # A field that only a newer operator knows must not fail a run; the schema of the API
         # server has already refused misspelt ones.
-        read = LoRATrainingSpec.model_validate(spec, extra="ignore")
-        job_document(name=name, uid=uid, spec=read)
+        read = LoRATrainingSpec.model_validate(body.get("spec", {}), extra="ignore")
+        if read.output.uri is None and settled is not None:
+            place = read.output.model_copy(update={"uri": settled})
+            read = read.model_copy(update={"output": place})
+        if read.output.uri is not None:
+            job_document(name=meta["name"], uid=meta["uid"], spec=read)
     except ValidationError as error:
         return None, explain(error)
     return read, ""

@@ -15,6 +15,7 @@ from lora_api.status import CostStatus, LoRATrainingStatus
 from lora_api.training import LoRATrainingSpec, RetentionSettings, WorkspaceRetention
 from lora_operator.labels import QUEUE_LABEL, job_name
 from lora_operator.state.keys import Key
+from lora_operator.state.retention import Retention, retention_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +48,13 @@ class Run:
         return self.queue_labels.get(QUEUE_LABEL)
 
     @property
-    def retention(self) -> RetentionSettings:
+    def retention(self) -> Retention:
         """What is kept of the run once it has ended."""
         if self.spec is not None:
-            return self.spec.retention
+            return retention_of(self.spec.retention)
         # Nobody can tell what its user wants, and a deleted workspace can't be had back.
-        return self.unread_retention or RetentionSettings(workspace=WorkspaceRetention.RETAIN)
+        unknown = RetentionSettings(workspace=WorkspaceRetention.RETAIN)
+        return retention_of(self.unread_retention or unknown)
 
     @property
     def job_name(self) -> str:
