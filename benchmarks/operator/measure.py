@@ -103,7 +103,7 @@ class Bench:
             async def have_completed() -> bool:
                 return await seen.total("loratraining_completed_total") >= runs
 
-            await until(have_completed)
+            await until(have_completed, every_seconds=2)
             completed = time.perf_counter() - begun
             costs, grown = await seen.costs(), await seen.grown()
         phases = {run["status"]["phase"] for run in await self.every(TRAININGS, namespace)}

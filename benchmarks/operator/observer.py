@@ -103,6 +103,7 @@ async def an_operator(kubeconfig: Path, namespace: str, log: Path) -> AsyncItera
             env={**os.environ, "KUBECONFIG": str(kubeconfig)},
             stdout=output,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     async with aiohttp.ClientSession() as session:
         observer = Observer(process, session)

@@ -159,6 +159,7 @@ class LightCluster:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - one C call, safe after fork
             )
         self._await(component)

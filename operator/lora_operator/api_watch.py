@@ -1,7 +1,7 @@
 """A look over the shoulder of every request to the API server: counts, times, and reconnects.
 
-A module of its own because the sessions of kopf and of our own client share it, and because a LIST
-by kopf is the one sign that a watch was interrupted and deletions may have been missed.
+A module of its own because the sessions of the watches and of our own client share it, and because
+a LIST by a watch is the one sign that it was interrupted and deletions may have been missed.
 """
 
 import time

@@ -20,6 +20,9 @@ from lora_operator.state.keys import Object
 # Each running run costs six time series; more than this is a fleet to be read from the API.
 MAX_RUNS_WITH_SERIES = 500
 
+# Sets of their own, because each look at an enum goes over all its members.
+_REASONS = frozenset(Reason)
+_PHASES = frozenset(Phase)
 _WAITING = frozenset({Phase.PENDING, Phase.QUEUED, Phase.STARTING})
 _PER_RUN = {
     "loratraining_progress_ratio": ("Share of the optimiser steps done, 0 to 1.", "percent", 0.01),
@@ -38,7 +41,7 @@ def bounded_recipe(recipe: str) -> str:
 
 def bounded_reason(reason: str) -> str:
     """A reason as a label value: a trainer of another version may use words that we don't know."""
-    return reason if reason in set(Reason) else "other"
+    return reason if reason in _REASONS else "other"
 
 
 class RunCollector(Collector):
@@ -115,7 +118,7 @@ def _has_progress(run: Object) -> bool:
 
 def _phase(run: Object) -> str:
     phase = run.get("status", {}).get("phase")
-    return phase if phase in set(Phase) else Phase.PENDING
+    return phase if phase in _PHASES else Phase.PENDING
 
 
 def _recipe(run: Object) -> str:

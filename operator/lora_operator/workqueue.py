@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 # Of so many looks in a row, one goes to a key that is not urgent, however many urgent ones wait.
-FAIR_SHARE = 8
+FAIR_SHARE = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

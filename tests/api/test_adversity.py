@@ -235,7 +235,7 @@ def test_an_api_server_that_is_down_is_waited_for(stage: Stage, wire: Intercepto
 
     wire.rule = down
     wire.cut_watches()
-    # By now kopf alone would have given up: nine tries for each of the watches.
+    # Long after whoever counts his tries would have given up.
     eventually(lambda: refused > 10 * WATCHES, "it keeps trying")
     wire.rule = pass_on
     stage.add_pod(a_pod().placed().running())

@@ -28,7 +28,7 @@ class Clock:
 
 
 async def open_watches(watch: ApiWatch, paths: set[str], status: int = 200) -> None:
-    """Open watches as kopf does."""
+    """Open watches as the feed does."""
 
     async def answer(_: web.Request) -> web.Response:
         return web.Response(status=status, text="{}")

@@ -168,14 +168,25 @@ class KubeClient:
         selectors: dict[str, str],
         accept: str = "application/json",
     ) -> AsyncIterator[Object]:
+        async for page in self.pages(resource, namespace, selectors, accept):
+            for item in page.get("items") or ():
+                yield item
+
+    async def pages(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        selectors: dict[str, str],
+        accept: str = "application/json",
+    ) -> AsyncIterator[Object]:
+        """Read lists, each a page with the metadata of all: they show one moment together."""
         params = {"limit": str(PAGE_SIZE), **selectors}
         while True:
             page = await self._request(
                 "GET", resource.path(namespace), params=params, accept=accept
             )
-            for item in page.get("items") or ():
-                yield item
-            token = page["metadata"].get("continue")
+            yield page
+            token = (page.get("metadata") or {}).get("continue")
             if not token:
                 return
             params["continue"] = token
@@ -212,7 +223,7 @@ class KubeClient:
                 self._on_date(response.headers.get("Date", ""), time.monotonic() - begun)
                 content = await response.read()
                 if response.status >= 400:
-                    raise _error(verb, path, response, content)
+                    raise api_error(verb, path, response, content)
                 return _document(verb, path, content)
         except (TimeoutError, aiohttp.ClientError) as error:
             raise UnavailableError(f"{verb} {path}: no answer ({error!r})") from error
@@ -230,7 +241,8 @@ def _document(verb: str, path: str, content: bytes) -> Object:
     return document
 
 
-def _error(verb: str, path: str, response: aiohttp.ClientResponse, content: bytes) -> ApiError:
+def api_error(verb: str, path: str, response: aiohttp.ClientResponse, content: bytes) -> ApiError:
+    """What an answer with a status of 400 or more means."""
     try:
         status = json.loads(content)
         message, reason = str(status.get("message", "")), str(status.get("reason", ""))

@@ -1,7 +1,7 @@
 """How the API server is reached and who we are there: a pod's ServiceAccount or a kubeconfig.
 
-A module of its own because two users share it, our client and kopf, and because a bound token in a
-pod is replaced on disk every hour: it has to be read again, not remembered.
+A module of its own because our client, the watches and kopf share it, and because a bound token in
+a pod is replaced on disk every hour: it has to be read again, not remembered.
 """
 
 import logging
