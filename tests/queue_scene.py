@@ -106,12 +106,16 @@ class Scene:
         self.cache.put(TRAININGS, body)
 
     def set_quota(self, gpus: int) -> None:
+        self.set_policy(maxConcurrentGPUs=gpus)
+
+    def set_policy(self, **spec: Any) -> None:  # noqa: ANN401
+        """The policy says this, and the watch tells of it."""
         meta = {"name": ACTING_POLICY, "namespace": "studio", "uid": "p"}
         body = {
             "apiVersion": API_VERSION,
             "kind": POLICY_KIND,
             "metadata": {**meta, "resourceVersion": str(self._next())},
-            "spec": {"maxConcurrentGPUs": gpus},
+            "spec": spec,
         }
         self.api.hold(POLICIES, body)
         self.cache.put(POLICIES, body)
@@ -126,6 +130,8 @@ class Scene:
         """Change an object as its owner would, and let the watch tell of it."""
         path = resource.path("studio", name)
         body = {**self.api.objects[path], **fields}
+        # Its status may have been written since.
+        self._version = max(self._version, int(body["metadata"]["resourceVersion"]))
         body["metadata"] = {**body["metadata"], "resourceVersion": str(self._next())}
         self.api.objects[path] = body
         self.cache.put(resource, body)

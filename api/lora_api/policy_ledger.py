@@ -108,6 +108,9 @@ class TrainingLedgerSpec(LenientDocument):
     month: Month
     """The month (UTC) in which the runs were created."""
 
+    currency: Annotated[str, Field(max_length=3)] | None = None
+    """Of the amounts: they keep it, whatever becomes of the policy's."""
+
     runs: Annotated[tuple[LedgerRun, ...], Field(max_length=MAX_OPEN_RUNS)] = ()
     """Runs that are not yet summed up."""
 

@@ -21,7 +21,10 @@ class SpendingStatus(LenientDocument):
     """What the runs of this month have cost."""
 
     amount: ComputedMoney
-    """Spent so far, in the policy's currency."""
+    """Spent so far."""
+
+    currency: Annotated[str, Field(max_length=3)] | None = None
+    """In which currency it was counted."""
 
     budget: Money | None = None
     """Of how much, where there is a budget."""
@@ -88,7 +91,8 @@ class TrainingPolicyStatus(LenientDocument):
     """metadata.generation that this was derived from."""
 
     conditions: Annotated[tuple[Condition, ...], Field(max_length=8)] = ()
-    """Acting: whether this is the policy that holds, which is the one named default."""
+    """Acting: whether this is the policy that holds, which is the one named default; and if nothing
+    can be decided by it, why."""
 
     month: Month | None = None
     """The month (UTC) that usage and spending are of."""

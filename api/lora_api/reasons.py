@@ -53,6 +53,9 @@ class Reason(StrEnum):
     BUDGET_EXHAUSTED = "BudgetExhausted"
     ESTIMATE_ABOVE_BUDGET = "EstimateAboveBudget"
     QUOTA_TOO_SMALL = "QuotaTooSmall"
+    # What keeps a policy from deciding anything.
+    POLICY_UNREADABLE = "PolicyUnreadable"
+    CURRENCY_CHANGED = "CurrencyChanged"
     # What a policy warns of.
     BUDGET_ALERT = "BudgetAlert"
     TRAINING_EXPENSIVE = "TrainingExpensive"
@@ -119,6 +122,12 @@ MEANINGS: dict[Reason, str] = {
     Reason.SUSPENDING: "spec.suspend is set; the trainer writes a checkpoint and frees its GPU.",
     Reason.SUSPENDED: "spec.suspend is set; the run holds no GPU and goes on where it was.",
     Reason.QUEUED: "The namespace's policy, or Kueue, holds the run back until there is quota.",
+    Reason.POLICY_UNREADABLE: (
+        "The namespace's TrainingPolicy or TrainingLedger can't be read, so nothing is started."
+    ),
+    Reason.CURRENCY_CHANGED: (
+        "The policy's currency is another than that of the month's sums, so nothing is started."
+    ),
     Reason.HELD_ELSEWHERE: (
         "Something that is neither spec.suspend nor the run's queue keeps suspending its Job."
     ),

@@ -23,7 +23,7 @@ POLICY_COLUMNS = [
     column("Spent", ".status.spending.amount", "string", "What this month's runs have cost."),
     column("%", ".status.spending.percent", "integer", "Share of the budget that is spent."),
     column("Age", ".metadata.creationTimestamp", "date", "Time since it was created."),
-    column("Currency", ".spec.currency", "string", "Of the amounts.", wide=True),
+    column("Currency", ".status.spending.currency", "string", "Of the amounts.", wide=True),
     column(
         "Reset", ".status.nextReset", "string", "When the month's counts begin anew.", wide=True
     ),
@@ -32,19 +32,29 @@ LEDGER_COLUMNS = [
     column("Month", ".spec.month", "string", "The month (UTC) that it is of."),
     column("Age", ".metadata.creationTimestamp", "date", "Time since it was created."),
 ]
+# Where the status is behind, or the policy is made anew, the operator finds it by the ledger.
+CURRENCY_STAYS = CelRule(
+    "self.spec.currency == oldSelf.spec.currency || !has(self.status) || "
+    "!has(self.status.spending) || string(self.status.spending.amount) == '0'",
+    "spec.currency can't change while status.spending is not 0: amounts keep the currency that "
+    "they were counted in. Change it in a month that has cost nothing yet",
+    field="spec.currency",
+)
 MONTH_STAYS = CelRule("self.month == oldSelf.month", "month is immutable", field="month")
 
 
 def policy_definition() -> dict[str, Any]:
     """The CRD of TrainingPolicy as a Kubernetes object."""
+    whole = root(
+        "TrainingPolicy says what a namespace may train, how much, in which order and at what "
+        "price. The one named default acts.",
+        spec=structural_schema(TrainingPolicySpec),
+        status=structural_schema(TrainingPolicyStatus),
+    )
+    whole[EXTENSION] = [CURRENCY_STAYS.to_schema()]
     return definition(
         naming=names(POLICY_KIND, POLICY_PLURAL, "tp"),
-        root=root(
-            "TrainingPolicy says what a namespace may train, how much, in which order and at what "
-            "price. The one named default acts.",
-            spec=structural_schema(TrainingPolicySpec),
-            status=structural_schema(TrainingPolicyStatus),
-        ),
+        root=whole,
         subresources={"status": {}},
         additionalPrinterColumns=POLICY_COLUMNS,
     )

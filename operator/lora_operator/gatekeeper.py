@@ -17,6 +17,7 @@ from decimal import Decimal
 from pydantic import ValidationError
 
 from lora_api.policy import ACTING_POLICY, TrainingPolicySpec
+from lora_api.reasons import Reason
 from lora_api.wording import explain
 from lora_operator.cache import Cache
 from lora_operator.departures import Known, gone_before, see_off
@@ -33,7 +34,9 @@ from lora_operator.logs import log
 from lora_operator.node_prices import NodePrices
 from lora_operator.observe import observe
 from lora_operator.policy import gate
+from lora_operator.policy.currency import currency_fault, in_its_currency
 from lora_operator.policy.explain import place_in_words
+from lora_operator.policy.faults import PolicyFaultError
 from lora_operator.policy.forecast import forecast
 from lora_operator.policy.gate import Namespace, Released
 from lora_operator.policy.queue import Waiting, standings
@@ -51,7 +54,7 @@ from lora_operator.policy_report import PolicyReporter
 from lora_operator.state.decision import is_terminal
 from lora_operator.state.keys import Key, Object, key_of
 from lora_operator.state.reading import read_run, read_time
-from lora_operator.state.views import Observed, PolicyWord
+from lora_operator.state.views import Observed, Permission, PolicyWord
 
 # Those at the head of a queue hear of each change; the others learn their place when they are
 # looked at next.
@@ -103,6 +106,7 @@ class Gatekeeper:
         self._on_start = on_start
         self._now = now
         self._kept: dict[str, Kept] = {}
+        self._at_fault: set[str] = set()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._reporter = PolicyReporter(client)
         self._policy_reads = PolicyReads(client=client, cache=cache, now=now)
@@ -120,7 +124,9 @@ class Gatekeeper:
         policy = None
         with contextlib.suppress(InternalError):
             policy = self._policy(namespace)
-            if policy == (kept.space.policy if kept is not None else None):
+            if namespace not in self._at_fault and policy == (
+                kept.space.policy if kept is not None else None
+            ):
                 return
         queue = self._queue(replace(kept.space, policy=policy)) if kept and policy else ()
         names = {body["metadata"]["name"] for body in self._of_namespace(namespace)}
@@ -134,6 +140,9 @@ class Gatekeeper:
     async def look(self, key: Key) -> None:
         """Bring the namespace's gate up to what is known of a run, and note what it says of it.
 
+        A run that waits where policy or ledger can't be understood is told so; one that has ended
+        is not touched before they can, as what is kept of it may be the policy's to say.
+
         Raises:
             OperatorError: The ledger can't be read or written; nothing was decided.
         """
@@ -143,16 +152,19 @@ class Gatekeeper:
                 key.namespace, read_time(new["metadata"]["creationTimestamp"])
             )
         async with self._locks[key.namespace]:
-            policy = self._policy(key.namespace)
-            if policy is None:
-                self._no_policy(key)
-                return
+            policy = None
             try:
-                await self._look(key, policy)
-            except OperatorError:
+                policy = self._policy(key.namespace)
+                if policy is None:
+                    self._no_policy(key)
+                else:
+                    await self._look(key, policy)
+                self._at_fault.discard(key.namespace)
+            except OperatorError as error:
                 # Whether a write arrived is not known: the API server says so at the next look.
                 self._kept.pop(key.namespace, None)
-                raise
+                if not isinstance(error, PolicyFaultError) or not self._hold(key, policy, error):
+                    raise
 
     async def run(self) -> None:
         """Write down from time to time what no decision waits for: costs, and who uses what."""
@@ -179,9 +191,9 @@ class Gatekeeper:
     async def _report(self, body: Object) -> None:
         try:
             await self._write_down(body)
-        except InternalError as error:
+        except PolicyFaultError as fault:
             # Nothing starts in this namespace, and who writes its policy may never see our log.
-            await self._reporter.report_fault(body, error.message, self._now())
+            await self._reporter.report_fault(body, fault, self._now())
             raise
 
     async def _write_down(self, body: Object) -> None:
@@ -195,12 +207,16 @@ class Gatekeeper:
                 return
             try:
                 kept = await self._of(key.namespace, policy)
-                await self._bill(key.namespace, kept)
+                space = self._counting(kept.space, policy)
+                if kept.space.policy == policy:
+                    # Else the next look says from when on other prices hold.
+                    await self._bill(key.namespace, kept)
+                    space = kept.space
                 await kept.store.write_all(kept.space.ledgers)
-            except ApiError:
+            except (ApiError, PolicyFaultError):
                 self._kept.pop(key.namespace, None)
                 raise
-            await self._reporter.report(body, kept.space, self._now())
+            await self._reporter.report(body, space, self._now())
 
     async def _bill(self, namespace: str, kept: Kept) -> None:
         """Pay for what all runs at work have held until now, whether or not their looks come."""
@@ -219,7 +235,7 @@ class Gatekeeper:
     async def _look(self, key: Key, policy: TrainingPolicySpec) -> None:
         kept = await self._of(key.namespace, policy)
         now = self._now()
-        space = replace(kept.space, policy=policy)
+        space = self._counting(kept.space, policy)
         seen = observe(self._cache, key, {})
         known = kept.seen.get(key.name)
         if known is not None and (seen is None or seen.run.uid != known.uid):
@@ -264,7 +280,8 @@ class Gatekeeper:
         if known is not None:
             return known
         store = LedgerStore(self._client, namespace)
-        kept = Kept(Namespace(policy=policy, ledgers=await store.read()), store)
+        space = Namespace(policy=policy, ledgers=await store.read())
+        kept = Kept(self._counting(space, policy), store)
         await self._catch_up(namespace, kept.space)
         live = set()
         for body in self._of_namespace(namespace):
@@ -284,6 +301,34 @@ class Gatekeeper:
         kept.space, kept.leaving = see_off(kept.space, gone, self._cache, now)
         self._kept[namespace] = kept
         return kept
+
+    def _counting(self, space: Namespace, policy: TrainingPolicySpec) -> Namespace:
+        """The gate under the policy as it is now, if its amounts are in the policy's currency."""
+        space = in_its_currency(replace(space, policy=policy))
+        fault = currency_fault(space, self._now())
+        if fault is not None:
+            raise PolicyFaultError(Reason.CURRENCY_CHANGED, fault)
+        return space
+
+    def _hold(self, key: Key, policy: TrainingPolicySpec | None, fault: PolicyFaultError) -> bool:
+        """Have a run say why it waits, or go on with what it has begun.
+
+        Returns:
+            False for one that better waits for the policy: it has ended, or has begun and may need
+            defaults that nobody can read now.
+        """
+        self._at_fault.add(key.namespace)
+        seen = observe(self._cache, key, {})
+        if seen is None:
+            return True
+        status = seen.run.status
+        has_begun = seen.job is not None or bool(status.attempts)
+        if seen.run.deleting or is_terminal(status) or (policy is None and has_begun):
+            return False
+        self.words[seen.run.uid] = PolicyWord(
+            permission=Permission.AWAITED, reason=fault.cause, message=fault.message, policy=policy
+        )
+        return True
 
     async def _catch_up(self, namespace: str, space: Namespace) -> None:
         """Hear of the runs that the ledgers know and the cache does not, if they are there.
@@ -317,9 +362,10 @@ class Gatekeeper:
         try:
             return TrainingPolicySpec.model_validate(body.get("spec", {}), extra="ignore")
         except ValidationError as error:
-            raise InternalError(
+            raise PolicyFaultError(
+                Reason.POLICY_UNREADABLE,
                 f"TrainingPolicy {namespace}/{ACTING_POLICY} can't be read, so nothing is started: "
-                f"{explain(error)}"
+                f"{explain(error)}",
             ) from error
 
     def _new(self, key: Key) -> Object | None:

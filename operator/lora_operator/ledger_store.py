@@ -12,9 +12,10 @@ from pydantic import ValidationError
 
 from lora_api import API_VERSION
 from lora_api.policy_ledger import LEDGER_KIND, TrainingLedgerSpec
-from lora_operator.errors import InternalError
+from lora_api.reasons import Reason
 from lora_operator.kube.client import KubeClient, Object
 from lora_operator.kube.resources import LEDGERS
+from lora_operator.policy.faults import PolicyFaultError
 from lora_operator.policy.ledger import Ledger
 from lora_operator.policy.ledger_document import read_ledger, write_ledger
 from lora_operator.policy.months import Month
@@ -41,7 +42,7 @@ class LedgerStore:
         """All ledgers of the namespace.
 
         Raises:
-            InternalError: One is not to be understood; nothing is counted before it is.
+            PolicyFaultError: One is not to be understood; nothing is counted before it is.
         """
         bodies = await self._client.list_objects(LEDGERS, self._namespace, params={})
         for body in bodies:
@@ -54,7 +55,7 @@ class LedgerStore:
 
         Raises:
             ConflictError: Somebody else wrote since; what is known is to be read again.
-            InternalError: One does not fit into its document.
+            PolicyFaultError: One does not fit into its document.
         """
         for month, ledger in ledgers.items():
             stored = self._stored.get(month)
@@ -66,7 +67,7 @@ class LedgerStore:
 
         Raises:
             ConflictError: Somebody else wrote since; what is known is to be read again.
-            InternalError: One does not fit into its document.
+            PolicyFaultError: One does not fit into its document.
         """
         for month, ledger in ledgers.items():
             stored = self._stored.get(month)
@@ -78,8 +79,10 @@ class LedgerStore:
         try:
             document = write_ledger(ledger)
         except (ValidationError, ArithmeticError) as error:
-            raise InternalError(
-                f"TrainingLedger {self._namespace}/{name} can't be written: {error}"
+            raise PolicyFaultError(
+                Reason.POLICY_UNREADABLE,
+                f"TrainingLedger {self._namespace}/{name} can't be written, so nothing is started: "
+                f"{error}",
             ) from error
         spec = document.model_dump(mode="json", by_alias=True, exclude_none=True)
         stored = self._stored.get(ledger.month)
@@ -110,6 +113,8 @@ def _read(body: Object) -> Ledger:
         return read_ledger(TrainingLedgerSpec.model_validate(body.get("spec", {})))
     except (ValidationError, ValueError) as error:
         meta = body["metadata"]
-        raise InternalError(
-            f"TrainingLedger {meta['namespace']}/{meta['name']} can't be read: {error}"
+        raise PolicyFaultError(
+            Reason.POLICY_UNREADABLE,
+            f"TrainingLedger {meta['namespace']}/{meta['name']} can't be read, so nothing is "
+            f"started: {error}",
         ) from error

@@ -182,12 +182,13 @@ def _metered(sight: Sighting, seen: Observed, now: datetime) -> Sighting:
 
 
 def _cost(space: Namespace, run: Run) -> CostStatus | None:
-    entry = space.ledger_of(run.created_at).runs.get(run.uid)
+    ledger = space.ledger_of(run.created_at)
+    entry = ledger.runs.get(run.uid)
     if entry is None:
         return run.status.cost
     return CostStatus(
         amount=written(entry.cost),
-        currency=space.policy.currency,
+        currency=ledger.currency or space.policy.currency,
         final=is_terminal(run.status) and entry.state in FINAL,
     )
 

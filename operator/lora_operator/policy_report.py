@@ -17,6 +17,7 @@ from lora_operator.errors import AlreadyExistsError, NotFoundError, RefusedError
 from lora_operator.kube.client import KubeClient, Object
 from lora_operator.kube.resources import EVENTS, POLICIES
 from lora_operator.policy.alerts import Alert, budget_alerts
+from lora_operator.policy.faults import PolicyFaultError
 from lora_operator.policy.gate import Namespace
 from lora_operator.policy.ledger import Ledger
 from lora_operator.policy.money import NOTHING, written
@@ -63,14 +64,14 @@ class PolicyReporter:
         new = TrainingPolicyStatus(observed_generation=generation, conditions=(condition,))
         await self._write(body, old, new)
 
-    async def report_fault(self, body: Object, message: str, now: datetime) -> None:
-        """Tell why the policy that acts can't: it, or a ledger, is not to be understood."""
+    async def report_fault(self, body: Object, fault: PolicyFaultError, now: datetime) -> None:
+        """Tell why the policy that acts can't."""
         old = _read(body)
         condition = Condition(
             type="Acting",
             status="False",
-            reason="Unreadable",
-            message=clip(message),
+            reason=fault.cause,
+            message=clip(fault.message),
             last_transition_time=_since(old, now, "False"),
         )
         await self._write(body, old, old.model_copy(update={"conditions": (condition,)}))
@@ -84,7 +85,7 @@ class PolicyReporter:
         now: datetime,
     ) -> None:
         """Warn of the lines that a month's spending crossed since its policy's status was told."""
-        if policy.monthly_budget is None:
+        if policy.monthly_budget is None or ledger.currency not in {None, policy.currency}:
             return
         before = _told_until(old, ledger.month, written(Decimal(policy.monthly_budget.amount)))
         alerts = budget_alerts(

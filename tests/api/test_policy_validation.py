@@ -121,3 +121,25 @@ def test_a_ledger_stays_that_of_its_month(admin: Person) -> None:
     )
     assert (status, "month is immutable" in message) == (422, True)
     admin.delete(LEDGER_PLURAL, "default", "m2026-11")
+
+
+def test_amounts_keep_the_currency_they_were_counted_in(admin: Person) -> None:
+    policy = a_policy({"currency": "USD"})
+    policy["metadata"]["name"] = "priced"
+    admin.create(POLICY_PLURAL, policy, dry_run=False)
+
+    def change(currency: str) -> Object:
+        return admin.patch(POLICY_PLURAL, "default", "priced", {"spec": {"currency": currency}})
+
+    def spend(amount: str) -> None:
+        status = {"status": {"spending": {"amount": amount, "currency": "EUR"}}}
+        admin.patch_status(POLICY_PLURAL, "default", "priced", status)
+
+    assert change("CHF")["spec"]["currency"] == "CHF", "nothing was ever counted"
+    spend("0")
+    change("EUR")
+    spend("0.000001")
+    status, message = refusal(lambda: change("USD"))
+    assert (status, "spec.currency can't change while status.spending" in message) == (422, True)
+    assert change("EUR")["spec"]["currency"] == "EUR"
+    admin.delete(POLICY_PLURAL, "default", "priced")

@@ -88,7 +88,7 @@ async def test_a_policy_that_can_not_be_read_says_so_itself() -> None:
     api.hold(POLICIES, policy)
     await a_gatekeeper(api, cache).flush()
     (condition,) = api.objects[POLICIES.path("studio", ACTING_POLICY)]["status"]["conditions"]
-    assert (condition["status"], condition["reason"]) == ("False", "Unreadable")
+    assert (condition["status"], condition["reason"]) == ("False", "PolicyUnreadable")
     assert "maxConcurrentGPUs" in condition["message"]
 
 

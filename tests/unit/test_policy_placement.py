@@ -96,7 +96,7 @@ def test_usage_tells_who_used_what_and_who_waits() -> None:
         "gpusInUse": 2,
         "runningCount": 1,
         "waitingCount": 1,
-        "spending": {"amount": "1.5", "budget": "2", "percent": 75},
+        "spending": {"amount": "1.5", "currency": "USD", "budget": "2", "percent": 75},
         "users": [
             {
                 "user": "anna",

@@ -71,11 +71,12 @@ class Namespace:
         if known is not None:
             return known
         latest = max(self.ledgers, default=None)
-        return (
+        begun = (
             Ledger(month=month)
             if latest is None
             else ledgers.next_month(self.ledgers[latest], month)
         )
+        return replace(begun, currency=self.policy.currency)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

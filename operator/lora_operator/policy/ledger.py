@@ -109,6 +109,8 @@ class Ledger:
     spent: Decimal = NOTHING
     promised: Decimal = NOTHING
     """What runs that are not over are still expected to cost."""
+    currency: str | None = None
+    """Of the amounts."""
 
     @property
     def is_full(self) -> bool:

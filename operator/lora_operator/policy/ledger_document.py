@@ -31,6 +31,7 @@ def read_ledger(document: TrainingLedgerSpec) -> Ledger:
             places[entry.user] = places.get(entry.user, 0) + 1
     return Ledger(
         month=Month.read(document.month),
+        currency=document.currency,
         runs=runs,
         users=users,
         speeds={
@@ -48,6 +49,7 @@ def write_ledger(ledger: Ledger) -> TrainingLedgerSpec:
     """The document of a ledger; equal ledgers make equal documents."""
     return TrainingLedgerSpec(
         month=str(ledger.month),
+        currency=ledger.currency,
         runs=tuple(
             LedgerRun(
                 uid=uid,

@@ -82,11 +82,13 @@ def acting_condition(name: str, *, since: datetime) -> Condition:
 
 
 def _spending(policy: TrainingPolicySpec, ledger: Ledger) -> SpendingStatus:
-    if policy.monthly_budget is None:
-        return SpendingStatus(amount=written(ledger.spent))
+    currency = ledger.currency or policy.currency
+    if policy.monthly_budget is None or currency != policy.currency:
+        return SpendingStatus(amount=written(ledger.spent), currency=currency)
     budget = Decimal(policy.monthly_budget.amount)
     return SpendingStatus(
         amount=written(ledger.spent),
+        currency=currency,
         budget=written(budget),
         percent=int(ledger.spent * 100 / budget) if budget else None,
     )

@@ -41,7 +41,7 @@ def _keep_out(seen: Observed, draft: Draft, word: PolicyWord) -> Verdict:
     if seen.run.spec is not None and seen.run.spec.suspend:
         # Who holds himself back does not stand in the queue.
         return Verdict.CONTINUE
-    draft.hold_back(Reason.QUEUED, word.message)
+    draft.hold_back(word.reason, word.message)
     draft.revisit_in(LOOK_AGAIN_SECONDS)
     return Verdict.SETTLED
 

@@ -36,6 +36,8 @@ _WAITING_PHASES: Mapping[str, Phase] = {
     Reason.UPLOAD_FAILED: Phase.UPLOADING,
     Reason.RESULT_MISSING: Phase.UPLOADING,
 }
+# Held back by a queue, or for want of a policy that can be understood.
+_QUEUED = frozenset({Reason.QUEUED, Reason.POLICY_UNREADABLE, Reason.CURRENCY_CHANGED})
 _NOT_YET_RUNNING = frozenset({Phase.PENDING, Phase.QUEUED, Phase.STARTING})
 
 
@@ -53,7 +55,7 @@ def phase_of(conditions: Mapping[str, Condition], before: Phase | None) -> Phase
         return Phase.CANCELLED if succeeded.reason == Reason.CANCELLED else Phase.FAILED
     suspended = conditions[ConditionType.SUSPENDED]
     if suspended.status == "True":
-        return Phase.QUEUED if suspended.reason == Reason.QUEUED else Phase.SUSPENDED
+        return Phase.QUEUED if suspended.reason in _QUEUED else Phase.SUSPENDED
     running = conditions[ConditionType.RUNNING]
     phases = RUNNING_PHASES if running.status == "True" else _WAITING_PHASES
     return phases.get(running.reason) or (
