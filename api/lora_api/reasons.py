@@ -45,6 +45,7 @@ class Reason(StrEnum):
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105
     CONTAINER_CONFIG_ERROR = "ContainerConfigError"
     POD_CREATION_REFUSED = "PodCreationRefused"
+    POD_MISSING = "PodMissing"
     CREATION_REFUSED = "CreationRefused"
     RETRYING = "Retrying"
     NAME_TAKEN = "NameTaken"
@@ -139,6 +140,7 @@ MEANINGS: dict[Reason, str] = {
     Reason.SECRET_NOT_FOUND: "The credentials Secret, or a key in it, does not exist.",
     Reason.CONTAINER_CONFIG_ERROR: "The kubelet can't create the container from its settings.",
     Reason.POD_CREATION_REFUSED: "The Job controller may not create the pod (quota, admission).",
+    Reason.POD_MISSING: "The Job has had no pod for minutes, and no event says why.",
     Reason.CREATION_REFUSED: "The API server refused the Job or the claim (quota, admission).",
     Reason.RETRYING: "An attempt failed in a way that another may not; it is tried again.",
     Reason.NAME_TAKEN: "A Job or claim of the needed name exists and is not this run's.",

@@ -15,7 +15,8 @@ from lora_operator.rules.held_elsewhere import job_is_held_elsewhere
 from lora_operator.rules.interruption import pod_is_taken_away
 from lora_operator.rules.job_exists import job_exists
 from lora_operator.rules.output import output_is_settled
-from lora_operator.rules.placement import pod_is_created, pod_is_placed
+from lora_operator.rules.placement import pod_is_placed
+from lora_operator.rules.pod_creation import pod_is_created
 from lora_operator.rules.policy import policy_admits
 from lora_operator.rules.running import trainer_runs
 from lora_operator.rules.stall import trainer_makes_progress

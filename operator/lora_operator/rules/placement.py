@@ -1,36 +1,13 @@
-"""From Job to node: no pod yet, a pod that may not be made, a pod that no node can take."""
+"""From pod to node: a pod that no node can take, or that nobody has looked at yet."""
 
 from lora_api.reasons import Reason
 from lora_api.training import LoRATrainingSpec
 from lora_operator.rules.base import Verdict
-from lora_operator.rules.patience import bear, bear_creation
+from lora_operator.rules.patience import bear
 from lora_operator.state.draft import Draft
-from lora_operator.state.pace import FIRST_LOOK_SECONDS, LOOK_AGAIN_SECONDS
+from lora_operator.state.pace import LOOK_AGAIN_SECONDS
 from lora_operator.state.text import quote
 from lora_operator.state.views import Observed, Pod
-
-
-def pod_is_created(seen: Observed, draft: Draft) -> Verdict:
-    """Without a pod, the Job's own warnings say what is in the way."""
-    if seen.latest_pod is not None:
-        return Verdict.CONTINUE
-    draft.revisit_in(FIRST_LOOK_SECONDS if seen.job_warning is None else LOOK_AGAIN_SECONDS)
-    if seen.job_warning is not None:
-        draft.wait(
-            Reason.POD_CREATION_REFUSED,
-            f"The pod can't be created: {quote(seen.job_warning)}. The run starts by itself once "
-            "the namespace's quota or admission rules allow it.",
-        )
-        bear_creation(seen, draft)
-        return Verdict.SETTLED
-    if seen.run.status.attempts:
-        draft.wait(
-            Reason.RETRYING,
-            f"Attempt {seen.run.status.attempts} is over; the next one is being started.",
-        )
-    else:
-        draft.wait(Reason.POD_PENDING, "The Job exists; its pod is being created.")
-    return Verdict.SETTLED
 
 
 def pod_is_placed(seen: Observed, draft: Draft) -> Verdict:

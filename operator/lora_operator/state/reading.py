@@ -100,6 +100,7 @@ def read_job(body: Object) -> Job:
         suspended=bool(spec.get("suspend")),
         resumed_at_generation=_resumed_at(body["metadata"]),
         parallelism=spec.get("parallelism", 1),
+        is_noticed="startTime" in status,
         failed_pods=status.get("failed", 0),
         active_pods=status.get("active", 0),
         completed_at=_condition_time(body, complete),

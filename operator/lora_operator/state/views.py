@@ -90,6 +90,8 @@ class Job:
     resumed_at_generation: int | None = None
     """The run's generation when we last let the Job go; None where we never had to."""
     parallelism: int = 1
+    is_noticed: bool = False
+    """Whether the Job controller has taken note of it since it was last let go."""
     failed_pods: int = 0
     active_pods: int = 0
     completed_at: datetime | None = None
