@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
+import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from tests.builders import NOW
-from tests.dictionary_api import DictionaryApi
+from tests.dictionary_api import DictionaryApi, is_chosen
 
 from lora_operator.errors import UnavailableError
+from lora_operator.kube.client import PAGE_SIZE, KubeClient
 from lora_operator.kube.resources import EVENTS
 from lora_operator.state.text import MAX_QUOTE
-from lora_operator.warning_events import GOOD_FOR_SECONDS, WarningEvents
+from lora_operator.warning_events import (
+    GOOD_FOR_ONE_SECONDS,
+    GOOD_FOR_SECONDS,
+    MAX_PAGE_BYTES,
+    MAX_PAGES,
+    MAX_PAGES_OF_ONE,
+    UNREAD,
+    WarningEvents,
+)
 
 Object = dict[str, Any]
 
@@ -94,3 +110,113 @@ async def test_without_an_answer_there_is_no_explanation() -> None:
     scene = Scene(an_event("a", "1", "no such image"))
     scene.api.refusals["GET", "/events"] = UnavailableError("busy")
     assert await scene.words("1") is None
+
+
+class Archive:
+    """Events behind HTTP, given out in pages as the API server does."""
+
+    def __init__(self, *events: Object) -> None:
+        self.events = list(events)
+        self.requests: list[dict[str, str]] = []
+        self.now = 0.0
+
+    async def answer(self, request: web.Request) -> web.Response:
+        asked = dict(request.query)
+        self.requests.append(asked)
+        chosen = [e for e in self.events if is_chosen(e, asked["fieldSelector"])]
+        begin, limit = int(asked.get("continue", 0)), int(asked["limit"])
+        page = chosen[begin : begin + limit]
+        token = str(begin + limit) if begin + limit < len(chosen) else ""
+        return web.json_response({"metadata": {"continue": token}, "items": page})
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[WarningEvents]:
+        served = web.Application()
+        served.router.add_get("/{path:.*}", self.answer)
+        async with TestServer(served) as server, aiohttp.ClientSession() as session:
+            client = KubeClient(session=session, server=f"http://127.0.0.1:{server.port}")
+            yield WarningEvents(client, clock=lambda: self.now)
+
+
+def a_flood(count: int) -> list[Object]:
+    return [an_event(f"flood-{n}", f"stranger {n % 7}", "x") for n in range(count)]
+
+
+BOUND = MAX_PAGES * PAGE_SIZE
+
+
+async def test_a_namespace_is_read_to_its_end_page_by_page() -> None:
+    archive = Archive(*a_flood(PAGE_SIZE), an_event("last", "1", "no such image"))
+    async with archive.open() as warnings:
+        warned = await warnings.latest("studio", "1")
+    assert warned is not None
+    assert (warned.message, len(archive.requests)) == ("no such image", 2)
+
+
+async def test_behind_too_many_events_each_object_is_asked_for_by_itself(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    archive = Archive(*a_flood(BOUND), an_event("last", "1", "no such image"))
+    with caplog.at_level(logging.WARNING, logger="lora_operator"):
+        async with archive.open() as warnings:
+            warned = await warnings.latest("studio", "1")
+            unwarned = await warnings.latest("studio", "2")
+            # Neither the namespace nor the object is asked for again so soon.
+            archive.now = GOOD_FOR_ONE_SECONDS - 1
+            again = await warnings.latest("studio", "1")
+    assert warned is not None
+    assert (warned.message, unwarned, again) == ("no such image", None, warned)
+    alone = [r["fieldSelector"] for r in archive.requests[MAX_PAGES:]]
+    assert [selector.rpartition(",")[2] for selector in alone] == [
+        "involvedObject.uid=1",
+        "involvedObject.uid=2",
+    ]
+    (record,) = caplog.records
+    told = record.__dict__["lora_fields"]
+    assert (record.getMessage(), told["namespace"], told["read"]) == (
+        "warnings left unread",
+        "studio",
+        BOUND,
+    )
+
+
+async def test_where_one_object_has_too_many_that_is_said() -> None:
+    archive = Archive(*(an_event(f"{n}", "1", "no such image") for n in range(BOUND + 1)))
+    async with archive.open() as warnings:
+        warned = await warnings.latest("studio", "1")
+    assert warned is not None
+    assert warned.message == "no such image" + UNREAD
+    assert len(archive.requests) == MAX_PAGES + MAX_PAGES_OF_ONE
+
+
+async def test_of_large_events_fewer_are_asked_for_at_a_time() -> None:
+    large = [an_event(f"{n}", "stranger", "x" * (MAX_PAGE_BYTES // 10)) for n in range(20)]
+    archive = Archive(*large, an_event("last", "1", "no such image"))
+    async with archive.open() as warnings:
+        warned = await warnings.latest("studio", "1")
+    assert warned is not None
+    assert warned.message == "no such image"
+    assert {int(request["limit"]) for request in archive.requests} == {500, 50, 5}
+
+
+async def test_an_event_that_is_too_large_hides_nobody_elses() -> None:
+    hostile = an_event("a", "stranger", "x" * MAX_PAGE_BYTES)
+    assert len(json.dumps(hostile)) > MAX_PAGE_BYTES
+    archive = Archive(hostile, an_event("b", "1", "no such image"))
+    async with archive.open() as warnings:
+        warned = await warnings.latest("studio", "1")
+        assert await warnings.latest("studio", "stranger") is None
+    assert warned is not None
+    assert warned.message == "no such image"
+    assert len(archive.requests) <= 20
+
+
+async def test_a_crowd_behind_too_many_events_asks_for_a_few_at_a_time() -> None:
+    archive = Archive(*a_flood(BOUND + 1))
+    async with archive.open() as warnings:
+        await asyncio.gather(*(warnings.latest("studio", f"{n}") for n in range(50)))
+        alone = archive.requests[MAX_PAGES:]
+        assert 0 < len(alone) <= 4
+        # Whoever had no turn has one at a later look.
+        await warnings.latest("studio", "49")
+    assert archive.requests[-1]["fieldSelector"].endswith("involvedObject.uid=49")

@@ -17,6 +17,7 @@ from lora_operator.errors import (
     ConflictError,
     NotFoundError,
     RefusedError,
+    TooLargeError,
     UnavailableError,
 )
 from lora_operator.kube.resources import PODS, Resource
@@ -25,6 +26,7 @@ Object = dict[str, Any]
 
 TIMEOUT_SECONDS = 15.0
 PAGE_SIZE = 500
+CHUNK_BYTES = 64 * 1024
 # Whoever answers may ask for any patience; a run that is not looked at can't be cancelled either.
 MAX_RETRY_AFTER_SECONDS = 60.0
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
@@ -150,16 +152,22 @@ class KubeClient:
         async for item in self._pages(resource, namespace, params, accept=METADATA_ONLY):
             yield item
 
-    async def list_pages(
-        self, resource: Resource, namespace: str, *, params: dict[str, str], most: int
-    ) -> AsyncIterator[Object]:
-        """Read objects page by page, chosen by selectors in `params`, until `most` were read."""
-        count = 0
-        async for item in self._pages(resource, namespace, params):
-            if count == most:
-                return
-            count += 1
-            yield item
+    async def list_page(
+        self, resource: Resource, namespace: str, *, params: dict[str, str], most_bytes: int
+    ) -> Object:
+        """Read one page of a namespace's objects, with where the next one begins.
+
+        Args:
+            resource: Kind.
+            namespace: Where.
+            params: Selectors, `limit` and `continue`.
+            most_bytes: How long the answer may be.
+
+        Raises:
+            TooLargeError: It was longer; what came of it is thrown away.
+        """
+        path = resource.path(namespace)
+        return await self._request("GET", path, params=params, most_bytes=most_bytes)
 
     async def _pages(
         self,
@@ -209,6 +217,7 @@ class KubeClient:
         content_type: str = "application/json",
         accept: str = "application/json",
         limit: float = TIMEOUT_SECONDS,
+        most_bytes: int | None = None,
     ) -> Object:
         begun = time.monotonic()
         try:
@@ -221,12 +230,23 @@ class KubeClient:
                 timeout=aiohttp.ClientTimeout(total=min(limit, self._timeout_seconds)),
             ) as response:
                 self._on_date(response.headers.get("Date", ""), time.monotonic() - begun)
-                content = await response.read()
+                content = await _content(response, most_bytes)
                 if response.status >= 400:
                     raise api_error(verb, path, response, content)
                 return _document(verb, path, content)
         except (TimeoutError, aiohttp.ClientError) as error:
             raise UnavailableError(f"{verb} {path}: no answer ({error!r})") from error
+
+
+async def _content(response: aiohttp.ClientResponse, most_bytes: int | None) -> bytes:
+    if most_bytes is None:
+        return await response.read()
+    content = bytearray()
+    async for chunk in response.content.iter_chunked(CHUNK_BYTES):
+        content += chunk
+        if len(content) > most_bytes:
+            raise TooLargeError(f"The answer is longer than {most_bytes} bytes.")
+    return bytes(content)
 
 
 def _document(verb: str, path: str, content: bytes) -> Object:
