@@ -62,6 +62,9 @@ def look_at(
         return gate.note(
             space, run.uid, sight, created_at=run.created_at, accounted=is_accounted
         ), None
+    if run.status.upload is not None and seen.holds_nothing:
+        space = bill(space, seen, price=price, now=now)
+        return gate.stand_aside(space, run.uid), None
     if seen.holds_nothing and (spec.suspend or run.uid in space.preempted):
         space = bill(space, seen, price=price, now=now)
         space = gate.pause(space, run.uid, created_at=run.created_at)
@@ -73,7 +76,8 @@ def look_at(
     applicant = applicant_of(run, spec, space.policy)
     if run.status.phase is Phase.SUSPENDED:
         applicant = replace(applicant, resumed_at=now.replace(microsecond=0))
-    if known is None and not seen.holds_nothing:
+    is_under_way = seen.job is not None and not seen.job.suspended
+    if known is None and (is_under_way or seen.live_pods):
         space = gate.adopt(space, applicant)
     space, answer = gate.ask(space, applicant)
     if answer is None:
@@ -138,8 +142,9 @@ def applicant_of(run: Run, spec: LoRATrainingSpec, policy: TrainingPolicySpec) -
         ),
         created_at=run.created_at,
         priority=priority_of(spec, policy),
-        # Kueue lets its Jobs go by the field that we would suspend them by.
-        preemptible=run.queue is None,
+        # Kueue lets its Jobs go by the field that we would suspend them by. Who is trained gives
+        # its GPUs back anyway.
+        preemptible=run.queue is None and run.status.upload is None,
         started_at=run.status.started_at or run.status.phase_started_at,
     )
 
@@ -166,7 +171,7 @@ def word_of(space: Namespace, run: Run, answer: Answer, place: str) -> PolicyWor
         return replace(
             said, permission=Permission.WITHDRAWN, reason=Reason.SUSPENDING, message=_PREEMPTED
         )
-    if run.uid in space.working or is_terminal(run.status):
+    if run.uid in space.working or is_terminal(run.status) or run.status.upload is not None:
         return said
     message = answer.message if isinstance(answer, Deferred) else place
     return replace(

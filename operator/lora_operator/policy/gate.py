@@ -148,6 +148,14 @@ def pause(space: Namespace, uid: str, *, created_at: datetime) -> Namespace:
     return _without(_keeping(space, ledger), uid)
 
 
+def stand_aside(space: Namespace, uid: str) -> Namespace:
+    """A run is trained and only waits for its storage: it holds nothing, and asks for nothing.
+
+    Its place in the month and its bill stay as they are.
+    """
+    return _without(space, uid)
+
+
 def release(space: Namespace, now: datetime) -> Released:
     """Let go who may start now, and refuse whose month's money is gone.
 

@@ -258,4 +258,5 @@ class Observed:
     @property
     def holds_nothing(self) -> bool:
         """Whether the run has no GPU, nor gets one before its Job is made or resumed."""
-        return not self.live_pods and (self.job is None or self.job.suspended)
+        job = self.job
+        return not self.live_pods and (job is None or job.suspended or job.is_finished)

@@ -1,0 +1,88 @@
+"""What a run holds at its namespace's policy: as long as it has GPUs, and no longer."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from tests.builders import NOW, RUN_UID, a_job, a_pod, a_training
+from tests.policies import a_policy
+from tests.sights import ASight, seen
+
+from lora_api.policy_ledger import RunState
+from lora_api.progress import Stage
+from lora_api.status import Phase
+from lora_operator.policy import gate
+from lora_operator.policy.gate import Namespace, Released
+from lora_operator.policy.months import Month
+from lora_operator.policy_look import look_at, word_of
+from lora_operator.state.reading import read_run
+from lora_operator.state.views import Observed, Permission
+
+ONE_GPU = {
+    "maxConcurrentGPUs": 1,
+    "priorityClasses": [{"name": "high", "value": 50}],
+    "prices": {"perGpuHour": "3.6"},
+}
+PRICE = Decimal("3.6")
+LATER = NOW + timedelta(hours=20)
+
+
+def look(space: Namespace, observed: Observed, now: datetime = NOW) -> Namespace:
+    return look_at(space, observed, price=PRICE, now=now)[0]
+
+
+def let_go(space: Namespace, now: datetime = NOW) -> Released:
+    return gate.release(space, now)
+
+
+def bens(*, priority: str = "high") -> Observed:
+    """Another user's run, just created."""
+    training = a_training().named("ben").with_spec("user", "ben")
+    body = training.with_spec("priorityClassName", priority).stored()
+    body["metadata"]["uid"] = "uid-of-ben"
+    return Observed(run=read_run(body))
+
+
+def with_anna_at_work(**policy: Any) -> Namespace:  # noqa: ANN401
+    space = look(Namespace(policy=a_policy(**ONE_GPU, **policy)), seen().observed)
+    space = let_go(space).namespace
+    assert list(space.working) == [RUN_UID]
+    return space
+
+
+def training() -> ASight:
+    return seen().with_job().with_pods(a_pod().placed().running()).settled()
+
+
+def uploading() -> ASight:
+    """Anna's LoRA is trained and could not be stored: her Job is over, the upload is yet to be."""
+    trained = training().with_progress(Stage.PUBLISH, 100).settled()
+    failed = a_job().failed().with_failed_pods(4)
+    sight = trained.with_job(failed).with_pods(a_pod().ended(76)).settled()
+    assert sight.observed.run.status.phase is Phase.UPLOADING
+    return sight
+
+
+@pytest.mark.parametrize("preemption", ["Never", "LowerPriority"])
+def test_who_only_waits_for_its_storage_has_given_its_gpus_back(preemption: str) -> None:
+    space = look(with_anna_at_work(queue={"preemption": preemption}), training().observed)
+    space = look(look(space, uploading().observed, LATER), bens(), LATER)
+    released = let_go(space, LATER)
+    assert [run.name for run in released.started] == ["ben"]
+    space = look(released.namespace, uploading().observed, LATER)
+    assert list(space.working) == ["uid-of-ben"]
+    assert (set(space.waiting), space.preempted) == (set(), frozenset())
+    entry = space.ledgers[Month.of(NOW)].runs[RUN_UID]
+    assert (entry.state, entry.has_place) == (RunState.RUNNING, True)
+    word = word_of(space, uploading().observed.run, None, "")
+    assert (word.permission, word.cost is not None) == (Permission.GRANTED, True)
+
+
+def test_who_is_trained_and_still_has_its_pod_is_no_victim() -> None:
+    space = with_anna_at_work(queue={"preemption": "LowerPriority"})
+    going = uploading().with_job(a_job().being_deleted()).with_pods(a_pod().placed().running())
+    space = let_go(look(look(space, going.observed), bens())).namespace
+    assert (set(space.working), space.preempted) == ({RUN_UID}, frozenset())
