@@ -37,6 +37,7 @@ class LightCluster:
         server: The API server's address.
         binaries: Folder with kubectl, helm and the rest.
         audit_log: Every request, metadata level, one JSON document a line.
+        etcd: Address of what the API server stores in, for tests that store by themselves.
     """
 
     def __init__(self, folder: Path, binaries: Path) -> None:
@@ -50,6 +51,7 @@ class LightCluster:
         self._tls = admin_context(pki)
         self.binaries = binaries
         self.server = f"https://127.0.0.1:{port}"
+        self.etcd = f"http://127.0.0.1:{etcd_port}"
         self.kubeconfig = folder / "kubeconfig"
         self.audit_log = folder / "audit.log"
         for path, user in (
