@@ -16,6 +16,7 @@ from lora_api.spelling import Spelled
 MAX_URI_LENGTH = 1024
 # A denoising loss starts near 1; what lies beyond this is a training that has come apart.
 MAX_LOSS = 1e9
+MAX_LEARNING_RATE = 10.0
 
 
 class Document(BaseModel):
@@ -144,5 +145,6 @@ Message = Annotated[str, StringConstraints(max_length=2048)]
 Digest = Annotated[str, StringConstraints(max_length=71, pattern=r"^sha256:[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 Loss = Annotated[float, Field(ge=0, le=MAX_LOSS, allow_inf_nan=False)]
+LearningRate = Annotated[float, Field(ge=0, le=MAX_LEARNING_RATE, allow_inf_nan=False)]
 UnitInterval = Annotated[float, Field(ge=0.0, le=1.0)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]

@@ -9,9 +9,11 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, Field
 
-from lora_api.base import LenientDocument, Loss
+from lora_api.base import LearningRate, LenientDocument, Loss
 
 MAX_PROGRESS_BYTES = 16 * 1024
+# No run has more: the longest job is refused before it could.
+MAX_STEPS = 100_000_000
 MAX_STEPS_PER_SECOND = 1e6
 MAX_ETA_SECONDS = 1e9
 # The first piece of a stage includes what can't be told in pieces: weights are read from a slow
@@ -46,19 +48,19 @@ class Progress(LenientDocument):
     percent: Annotated[float, Field(ge=0, le=100)] = 0.0
     """How much of the whole run is done, by the usual shares of its stages."""
 
-    step: Annotated[int, Field(ge=0, le=100_000_000)] = 0
+    step: Annotated[int, Field(ge=0, le=MAX_STEPS)] = 0
     """Optimiser steps done."""
 
-    total_steps: Annotated[int, Field(ge=0, le=100_000_000)] = 0
+    total_steps: Annotated[int, Field(ge=0, le=MAX_STEPS)] = 0
     """Optimiser steps in all."""
 
-    epoch: Annotated[int, Field(ge=0, le=100_000_000)] | None = None
+    epoch: Annotated[int, Field(ge=0, le=MAX_STEPS)] | None = None
     """Pass over the training pictures that the last step belongs to, from 1."""
 
     loss: Loss | None = None
     """Training loss, smoothed over about 20 steps."""
 
-    learning_rate: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    learning_rate: LearningRate | None = None
     """Learning rate of the last step."""
 
     steps_per_second: (

@@ -10,6 +10,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from lora_api.base import (
+    MAX_LEARNING_RATE,
     Document,
     ModuleName,
     Prompt,
@@ -243,7 +244,7 @@ class OptimizationSettings(Document):
     gradient_accumulation_steps: Annotated[int, Field(ge=1, le=1024)] = 1
     """Batches whose gradients make one optimiser step: a larger batch in the same memory."""
 
-    learning_rate: Annotated[float, Field(gt=0, le=10)] | None = None
+    learning_rate: Annotated[float, Field(gt=0, le=MAX_LEARNING_RATE)] | None = None
     """Highest learning rate, reached after the warm-up. Default: the recipe's (0.0001), and 1 for
     prodigy, which finds its own."""
 

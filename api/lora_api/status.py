@@ -12,11 +12,11 @@ from pydantic import AwareDatetime, Field
 from lora_api.base import (
     Count,
     Digest,
+    LearningRate,
     LenientDocument,
     Loss,
     Message,
     ReasonWord,
-    UnitInterval,
 )
 from lora_api.policy import ComputedMoney
 
@@ -105,7 +105,7 @@ class ProgressStatus(LenientDocument):
     loss: Loss | None = None
     """Smoothed training loss (denoising mean squared error)."""
 
-    learning_rate: UnitInterval | None = None
+    learning_rate: LearningRate | None = None
     """Learning rate of the last step."""
 
     steps_per_second: Annotated[float, Field(ge=0, le=1e6)] | None = None

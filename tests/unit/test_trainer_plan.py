@@ -94,6 +94,14 @@ def test_steps_follow_from_the_settings_and_five_pictures(name: str) -> None:
     assert plan_of(optimization=settings).total_steps(5) == steps
 
 
+def test_more_steps_than_can_be_told_are_refused_with_their_number() -> None:
+    plan = plan_of(optimization={"epochs": 100_000})
+    with pytest.raises(TrainerError, match=r"optimization\.epochs: .* 500000000 steps") as caught:
+        plan.total_steps(5000)
+    assert caught.value.reason is Reason.INVALID_JOB
+    assert plan.total_steps(1000) == 100_000_000
+
+
 def test_prompts_come_from_the_job_then_the_trigger_word_then_the_captions() -> None:
     captions = ["a cat", "a dog", "a cat", "a cow", "a pig"]
     trigger = {"uri": "file:///data", "triggerWord": "zorp"}

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from lora_api.exit_codes import ExitCode
-from lora_api.progress import Stage, stall_allowance
+from lora_api.progress import Progress, Stage, stall_allowance
 from lora_api.reasons import Reason
 from lora_trainer.errors import TrainerError
 from lora_trainer.progress import ProgressBoard
@@ -83,3 +83,26 @@ def test_a_signal_writes_the_stacks_and_the_process_goes_on() -> None:
     assert run.returncode == 0
     assert run.stdout == "went on\n"
     assert "a_place_to_find" in run.stderr
+
+
+class _Mute(ProgressBoard):
+    """A board whose first states can't be said, for whatever reason."""
+
+    asked = 0
+
+    def snapshot(self) -> Progress:
+        self.asked += 1
+        if self.asked < 4:
+            raise ValueError("a figure out of bounds")
+        return super().snapshot()
+
+
+def test_a_state_that_cannot_be_said_does_not_end_the_watching() -> None:
+    board, ended = _Mute(), threading.Event()
+    board.enter(Stage.TRAIN)
+    board.advance(1.0, 2.0)
+    watchdog = Watchdog(board, timeout_seconds=0.2, on_stall=lambda _: ended.set())
+    watchdog.start()
+    assert ended.wait(60), "a thread that ended sees no stall"
+    watchdog.stop()
+    assert board.asked > 4

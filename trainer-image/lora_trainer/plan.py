@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from lora_api.job import JobDocument
+from lora_api.progress import MAX_STEPS
 from lora_api.reasons import Reason
 from lora_api.recipes import setting_faults
 from lora_api.settings import Optimizer, Precision
@@ -112,11 +113,21 @@ class Plan:
         Args:
             images: Samples of one epoch (without those held out, repeats included).
             processes: How many train together.
+
+        Raises:
+            TrainerError: InvalidJob; they are more than any run may have.
         """
         optimization = self.job.optimization
         if optimization.epochs is None:
             return optimization.steps or RECIPES[self.job.recipe].steps
-        return self._steps_of(optimization.epochs, images, processes)
+        steps = self._steps_of(optimization.epochs, images, processes)
+        if steps > MAX_STEPS:
+            raise _invalid(
+                f"optimization.epochs: {optimization.epochs} epochs of {images} samples "
+                f"(dataset.repeats included) are {steps} steps, more than {MAX_STEPS}; lower "
+                "optimization.epochs or dataset.repeats"
+            )
+        return steps
 
     def checkpoint_steps(self, images: int, *, processes: int = 1) -> int:
         """Steps between two checkpoints, from steps or from epochs.

@@ -4,6 +4,7 @@ A module of its own because the training thread writes it and other threads read
 is shared between them.
 """
 
+import math
 import threading
 import time
 from collections import deque
@@ -12,8 +13,14 @@ from datetime import UTC, datetime
 from statistics import median
 from typing import TypeGuard
 
-from lora_api.base import MAX_LOSS
-from lora_api.progress import MAX_ETA_SECONDS, MAX_STEPS_PER_SECOND, Progress, Stage
+from lora_api.base import MAX_LEARNING_RATE, MAX_LOSS
+from lora_api.progress import (
+    MAX_ETA_SECONDS,
+    MAX_STEPS,
+    MAX_STEPS_PER_SECOND,
+    Progress,
+    Stage,
+)
 from lora_trainer.meter import Meter
 
 Advance = Callable[[float, float], None]
@@ -177,8 +184,8 @@ class ProgressBoard:
         """The state as the document that /progress serves; whatever came in, it can be said."""
         with self._lock:
             speed = self._clock.steps_per_second
-            step = self._part * self._total_steps + self._step
-            total_steps = self._parts * self._total_steps
+            step = min(MAX_STEPS, self._part * self._total_steps + self._step)
+            total_steps = min(MAX_STEPS, self._parts * self._total_steps)
             left = total_steps - step
             training = self._stage is Stage.TRAIN
             return Progress(
@@ -189,7 +196,7 @@ class ProgressBoard:
                 step=step,
                 total_steps=total_steps,
                 loss=self._loss,
-                learning_rate=self._learning_rate,
+                learning_rate=_said_rate(self._learning_rate),
                 steps_per_second=speed,
                 eta_seconds=(
                     min(MAX_ETA_SECONDS, round(left / speed, 1)) if speed and training else None
@@ -216,7 +223,7 @@ class ProgressBoard:
         if not self._steps_per_epoch or not self._total_steps:
             return None
         step = self._part * self._total_steps + self._step
-        return 1 + int(max(0, step - 1) / self._steps_per_epoch)
+        return min(MAX_STEPS, 1 + int(max(0, step - 1) / self._steps_per_epoch))
 
     def _close_stage(self) -> None:
         now = time.monotonic()
@@ -247,6 +254,13 @@ def share_of(advance: Advance, first: float, last: float) -> Advance:
 def is_loss(value: float | None) -> TypeGuard[float]:
     """Whether a number is a loss that can be learned from and reported: finite and bounded."""
     return value is not None and 0.0 <= value <= MAX_LOSS
+
+
+def _said_rate(value: float | None) -> float | None:
+    """A learning rate within what the document may say; None where it is no number."""
+    if value is None or math.isnan(value):
+        return None
+    return min(MAX_LEARNING_RATE, max(0.0, value))
 
 
 def smoothed(average: float | None, value: float) -> float:

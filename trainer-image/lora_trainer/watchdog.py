@@ -64,7 +64,15 @@ class Watchdog:
         seen: datetime | None = None
         since = time.monotonic()
         while not self._over.wait(poll):
-            progress = self._board.snapshot()
+            try:
+                progress = self._board.snapshot()
+            except Exception as error:
+                # Nobody else moves the timer of last resort: without this thread it would end a
+                # healthy run. While nothing can be said, nothing is called a stall.
+                log.exception("the progress can't be said", error)
+                faulthandler.cancel_dump_traceback_later()
+                seen, since = None, time.monotonic()
+                continue
             if progress.updated_at != seen:
                 seen, since = progress.updated_at, time.monotonic()
             allowed = stall_allowance(
