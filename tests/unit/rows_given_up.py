@@ -9,7 +9,9 @@ from datetime import timedelta
 from tests.builders import NOW, a_job, a_pod, a_training
 from tests.results import a_bad_result
 from tests.sights import ASight, seen
-from tests.unit.rows_lifecycle import KILLED_POD, NOT_STORED, TRAINING
+from tests.unit.rows_held_back import TRAINING
+from tests.unit.rows_limits import KILLED_POD
+from tests.unit.rows_stored_later import NOT_STORED
 from tests.unit.rows_under_way import SCHEDULER, Row
 
 from lora_api.progress import Stage

@@ -5,8 +5,11 @@ from tests.builders import NOW, a_job, a_pod, a_training
 from tests.results import a_bad_result, a_good_result
 from tests.sights import seen
 from tests.unit.rows_between_attempts import BETWEEN_ATTEMPTS
+from tests.unit.rows_cancelled import CANCELLED
 from tests.unit.rows_given_up import GIVEN_UP
-from tests.unit.rows_lifecycle import LIFECYCLE
+from tests.unit.rows_held_back import HELD_BACK
+from tests.unit.rows_limits import LIMITS
+from tests.unit.rows_stored_later import STORED_LATER
 from tests.unit.rows_under_way import SCHEDULER, UNDER_WAY, Row
 
 from lora_api.progress import Stage
@@ -20,10 +23,19 @@ UNREACHABLE = a_pod().ended(
 )
 SECOND = a_pod().named("anna-train-x2").aged(1)
 
+LOW_ON_DISK = (
+    a_pod()
+    .ended(137)
+    .evicted("The node was low on resource: ephemeral-storage.")
+    .disrupted("TerminationByKubelet", "The node was low on resource: ephemeral-storage.")
+)
 ROWS: dict[str, Row] = {
     **UNDER_WAY,
     **BETWEEN_ATTEMPTS,
-    **LIFECYCLE,
+    **HELD_BACK,
+    **CANCELLED,
+    **STORED_LATER,
+    **LIMITS,
     **GIVEN_UP,
     "a completed Job with a result is Completed": Row(
         sight=seen().with_job(a_job().complete()).with_pods(a_pod().ended(0, a_good_result())),
@@ -142,9 +154,7 @@ ROWS: dict[str, Row] = {
         says=("could not start", "exec format error", "spec.image"),
     ),
     "an evicted pod quotes the kubelet": Row(
-        sight=seen()
-        .with_job(a_job().failed())
-        .with_pods(a_pod().placed().evicted("The node was low on resource: ephemeral-storage.")),
+        sight=seen().with_job(a_job().failed()).with_pods(LOW_ON_DISK),
         phase=Phase.FAILED,
         reason=Reason.INTERRUPTED,
         says=("ephemeral-storage",),

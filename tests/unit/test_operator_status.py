@@ -6,7 +6,7 @@ import pytest
 from tests.builders import NOW, a_job, a_pod, a_training
 from tests.results import a_bad_result, a_good_result, an_interruption
 from tests.sights import ASight, seen
-from tests.unit.rows_lifecycle import IN_QUEUE, QUEUED, SUSPENDED, TRAINING
+from tests.unit.rows_held_back import IN_QUEUE, QUEUED, SUSPENDED, TRAINING
 
 from lora_api.progress import Stage
 from lora_api.reasons import Reason
