@@ -4,35 +4,34 @@ A module of its own because this sequence, and where the API server is asked ins
 is the operator's correctness in one screen.
 """
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from lora_api.progress import Progress
-from lora_api.status import LoRATrainingStatus, Phase
+from lora_api.status import LoRATrainingStatus
 from lora_operator.actions import Actor
 from lora_operator.cache import Cache
-from lora_operator.errors import ConflictError, NotFoundError, OperatorError
+from lora_operator.errors import ConflictError, NotFoundError
 from lora_operator.first_words import FirstWords
 from lora_operator.gatekeeper import Gatekeeper
 from lora_operator.gpu_nodes import GpuNodes
 from lora_operator.kube.client import KubeClient
-from lora_operator.kube.resources import CLAIMS, JOBS, PODS, TRAININGS, Resource
-from lora_operator.labels import RUN_UID_LABEL, workspace_name
+from lora_operator.kube.resources import TRAININGS
+from lora_operator.live_reads import LiveReads
 from lora_operator.logs import log
 from lora_operator.metrics import Metrics
 from lora_operator.observe import NO_WORDS, NOTHING, look_up_warnings, observe, with_words_of
 from lora_operator.policy_look import UNASKED
 from lora_operator.rules.decide import decide
-from lora_operator.run_metrics import bounded_reason, bounded_recipe
 from lora_operator.state.decision import Action, Decision, Event
 from lora_operator.state.keys import Key
-from lora_operator.state.text import quote
 from lora_operator.state.views import Observed, Run
 from lora_operator.status import StatusWriter
+from lora_operator.unreadable import Unreadable
 from lora_operator.warning_events import WarningEvents
+from lora_operator.written import WrittenStatus
 
 # A run that was created so long after we became leader was touched by nobody else; by the API
 # server's clock, whose times are rounded down, and which ours only estimates.
@@ -68,19 +67,21 @@ class Reconciler:
         `is_pressed`, whether there are runs for which nothing has been done yet.
         """
         self._client = client
-        self._warnings = WarningEvents(client)
-        self._leads_since = leads_since
-        self._first_words = FirstWords(is_pressed)
         self._cache = cache
+        self._live = LiveReads(client, cache)
         self._actor = actor
         self._writer = writer
+        self._written = WrittenStatus(writer=writer, metrics=metrics, now=now)
+        self._unreadable = Unreadable(metrics)
+        self._warnings = WarningEvents(client)
+        self._first_words = FirstWords(is_pressed)
         self._metrics = metrics
         self._progress_of = progress_of
         self._moved_at = moved_at
         self._gatekeeper = gatekeeper
         self._gpu_nodes = gpu_nodes
         self._now = now
-        self._unreadable: dict[Key, str] = {}
+        self._leads_since = leads_since
 
     async def reconcile(self, key: Key) -> float | None:
         """Look at a run and do what is to be done.
@@ -110,20 +111,31 @@ class Reconciler:
         if self._gatekeeper is not None:
             await self._gatekeeper.look(key)
         seen = self._observe(key)
-        self._note_unreadable(key, seen)
+        self._unreadable.note(key, seen)
         if seen is None:
             self._first_words.forget(key)
             return None
-        overtaken = self._first_words.overtaken(seen)
-        if overtaken is not None:
-            late = decide(overtaken, self._now())
-            if late.status is not None and not late.ends_run:
-                await self._write(seen.run, late.status, late.events)
-                return replace(late, revisit_at=self._now())
-        seen = await look_up_warnings(self._client, self._warnings, seen, self._now())
-        if self._gpu_nodes is not None:
-            seen = await self._gpu_nodes.explain(seen)
+        late = await self._say_first_word(seen)
+        if late is not None:
+            return late
+        seen = await self._explain(seen)
         return await self._bring_about(key, seen)
+
+    async def _say_first_word(self, seen: Observed) -> Decision | None:
+        """Write down what was done for a run and is gone before anything was told of it."""
+        overtaken = self._first_words.overtaken(seen)
+        if overtaken is None:
+            return None
+        late = decide(overtaken, self._now())
+        if late.status is None or late.ends_run:
+            return None
+        await self._write(seen.run, late.status, late.events)
+        return replace(late, revisit_at=self._now())
+
+    async def _explain(self, seen: Observed) -> Observed:
+        """What is seen, with the cluster's own words about what it waits for."""
+        seen = await look_up_warnings(self._client, self._warnings, seen, self._now())
+        return await self._gpu_nodes.explain(seen) if self._gpu_nodes is not None else seen
 
     async def _bring_about(self, key: Key, before: Observed) -> Decision | None:
         """Do what is due for a run, and write down where it stands."""
@@ -136,20 +148,25 @@ class Reconciler:
             if self._first_words.may_wait(seen, decision):
                 return replace(decision, status=None, events=(), revisit_at=self._now())
         if decision.ends_run:
-            # A terminal status can't be taken back, so it is decided on live objects only; what
-            # was refused or warned of is as live, and is nowhere but in what was seen.
-            await self._reread(key)
-            live = self._observe(key)
+            live = await self._look_live(key, seen)
             if live is None:
                 return None
-            seen = with_words_of(live, seen)
-            decision = decide(seen, self._now())
+            seen, decision = live, decide(live, self._now())
             if decision.actions:
                 # The cache was wrong about the end: start over from what is there.
                 return replace(decision, status=None, revisit_at=self._now() + START_OVER)
         if decision.status is not None:
             await self._write(seen.run, decision.status, decision.events)
         return decision
+
+    async def _look_live(self, key: Key, before: Observed) -> Observed | None:
+        """All there is of a run, as it is now: a terminal status can't be taken back.
+
+        What was refused or warned of is as live, and is nowhere but in what was seen.
+        """
+        await self._reread(key)
+        live = self._observe(key)
+        return with_words_of(live, before) if live is not None else None
 
     def _observe(self, key: Key) -> Observed | None:
         gatekeeper = self._gatekeeper
@@ -169,7 +186,7 @@ class Reconciler:
         """
         if all(action.only_adds for action in wished):
             if not self._began_with_us(before.run):
-                await self._reread_one(TRAININGS, key)
+                await self._live.run(key)
         else:
             await self._reread(key)
         seen = self._observe(key)
@@ -192,35 +209,11 @@ class Reconciler:
 
     async def _reread(self, key: Key) -> None:
         """Bring run, claim, Job and pods in the cache up to the API server's state."""
-        await self._reread_one(TRAININGS, key)
+        await self._live.run(key)
         seen = self._observe(key)
-        if seen is None:
-            return
-        for name in (seen.run.job_name, *(job.name for job in seen.errands)):
-            await self._reread_one(JOBS, Key(key.namespace, name))
-        # By name: a workspace that the cache does not know may hold the only copy of a LoRA.
-        await self._reread_one(CLAIMS, Key(key.namespace, workspace_name(key.name)))
-        selector = f"{RUN_UID_LABEL}={seen.run.uid}"
-        pods = await self._client.list_objects(
-            PODS, key.namespace, params={"labelSelector": selector}
-        )
-        for pod in pods:
-            self._cache.put(PODS, pod)
-        # Nobody may have told of those that are gone: after an outage the relist does not.
-        alive = {pod["metadata"]["uid"] for pod in pods}
-        for pod in self._cache.children(key, PODS):
-            meta = pod["metadata"]
-            is_ours = meta.get("labels", {}).get(RUN_UID_LABEL) == seen.run.uid
-            if is_ours and meta["uid"] not in alive:
-                self._cache.drop(PODS, Key(key.namespace, meta["name"]), uid=meta["uid"])
-
-    async def _reread_one(self, resource: Resource, key: Key) -> None:
-        try:
-            body = await self._client.get(resource, key.namespace, key.name)
-        except NotFoundError:
-            self._cache.drop(resource, key)
-        else:
-            self._cache.put(resource, body)
+        if seen is not None:
+            jobs = (seen.run.job_name, *(job.name for job in seen.errands))
+            await self._live.children(key, run_uid=seen.run.uid, jobs=jobs)
 
     async def _write(self, run: Run, status: LoRATrainingStatus, events: tuple[Event, ...]) -> None:
         try:
@@ -229,62 +222,9 @@ class Reconciler:
             self._cache.drop(TRAININGS, run.key)
             return
         self._cache.put(TRAININGS, stored)
-        self._metrics.status_writes.inc()
-        self._count(run, status)
-        if status.phase is not run.status.phase or events:
-            log(
-                "run changed",
-                run=run.key,
-                phase=status.phase,
-                attempt=status.attempts,
-                reason=events[0].reason if events else None,
-            )
-        await self._tell(run, events)
-
-    async def _tell(self, run: Run, events: tuple[Event, ...]) -> None:
-        try:
-            await self._writer.tell(run, events, self._now())
-        except OperatorError as error:
-            # The status is written and true; an event lost in a storm is not worth a retry.
-            log("event not posted", run=run.key, error=error.reason)
-
-    def _note_unreadable(self, key: Key, seen: Observed | None) -> None:
-        """Tell, once per version, of a run that is left alone because its status is foreign."""
-        if seen is None or not seen.run.status_fault:
-            self._unreadable.pop(key, None)
-            return
-        if self._unreadable.get(key) == seen.run.resource_version:
-            return
-        self._unreadable[key] = seen.run.resource_version
-        self._metrics.unreadable_statuses.inc()
-        log(
-            "status not readable",
-            level=logging.WARNING,
-            run=key,
-            fault=quote(seen.run.status_fault),
-            cure="a newer operator wrote it: run that version again, or create the run again",
-        )
+        await self._written.tell(run, status, events)
 
     def _log_refusal(self, seen: Observed) -> None:
         refused = seen.claim_refused or seen.job_refused
         if refused is not None:
             log("creation refused", run=seen.run.key, what=refused.what, reason=refused.kind)
-
-    def _count(self, run: Run, status: LoRATrainingStatus) -> None:
-        recipe = bounded_recipe(run.spec.recipe if run.spec is not None else "")
-        old = run.status
-        if status.phase is old.phase or status.phase is None:
-            return
-        now = self._now()
-        if old.phase is not None and old.phase_started_at is not None:
-            spent = (now - old.phase_started_at).total_seconds()
-            self._metrics.phase_seconds.labels(old.phase.lower(), recipe).observe(max(0.0, spent))
-        if not status.phase.is_terminal:
-            return
-        total = ((status.completed_at or now) - run.created_at).total_seconds()
-        self._metrics.phase_seconds.labels("total", recipe).observe(max(0.0, total))
-        if status.phase is Phase.COMPLETED:
-            self._metrics.completed.labels(recipe).inc()
-        elif status.failure is not None:
-            reason = bounded_reason(status.failure.reason)
-            self._metrics.failed.labels(reason, recipe).inc()
