@@ -37,6 +37,9 @@ def job_completed(seen: Observed, draft: Draft) -> Verdict:
     the workspace or, where that was Ephemeral, the output still knows it, so a Job without a GPU is
     asked (`upload_is_repeated`).
     """
+    if _went_with_its_end(seen, draft) and draft.artifact is not None:
+        complete(draft, draft.artifact, at=draft.now)
+        return Verdict.SETTLED
     if seen.job is None or seen.job.completed_at is None:
         return Verdict.CONTINUE
     if draft.artifact is not None:
@@ -66,6 +69,16 @@ def job_completed(seen: Observed, draft: Draft) -> Verdict:
     )
     draft.set(ConditionType.VALIDATED, "Unknown", Reason.RESULT_MISSING)
     return Verdict.SETTLED
+
+
+def _went_with_its_end(seen: Observed, draft: Draft) -> bool:
+    """Whether the Job is gone, and not begun anew or waiting to be stored.
+
+    Somebody who sets `ttlSecondsAfterFinished` on it has it removed in the moment of its end; what
+    its pod stored before is there all the same.
+    """
+    is_begun_anew = seen.run.status.job_name != seen.run.job_name
+    return seen.job is None and not is_begun_anew and draft.upload is None
 
 
 def _who_can_tell(seen: Observed) -> str | None:
