@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from lora_api.policy import Preemption, TrainingPolicySpec
@@ -20,6 +20,10 @@ from lora_operator.policy.limits import Refusal, Request, estimated_cost, refusa
 from lora_operator.policy.months import Month
 from lora_operator.policy.preemption import preempt
 from lora_operator.policy.queue import Fit, Held, Waiting, Working, standings, startable
+
+# Longer than any pod may take for its checkpoint. Who has not made room by then is on a node that
+# does not answer, or waits for somebody who never comes.
+ROOM_IS_MADE_WITHIN = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +67,10 @@ class Namespace:
     """Runs at work that are to make room."""
     beneficiary: str | None = None
     """The run that room is made for: its turn is the next, whatever levels have become by then."""
+    asked_for_room_at: datetime | None = None
+    """Since when they are to make room."""
+    stuck: frozenset[str] = frozenset()
+    """Runs at work that did not make room in time: they keep their GPUs, and are left alone."""
 
     def ledger_of(self, created_at: datetime) -> Ledger:
         """The ledger of a run that was created then; a new month knows the speeds of the last."""
@@ -160,24 +168,24 @@ def release(space: Namespace, now: datetime) -> Released:
     """Let go who may start now, and refuse whose month's money is gone.
 
     Who has begun is not refused for that, as what it has trained would be lost: it waits. While
-    somebody makes room, nobody starts: what becomes free is for whom it was freed.
+    somebody makes room, others start only beside that: what becomes free is for whom it was freed.
     """
+    space = _room_by_now(space, now)
     unpaid = _out_of_money(space)
     held = {run.uid for run, _ in unpaid if _has_begun(space, run)}
     refused = tuple((run, verdict) for run, verdict in unpaid if run.uid not in held)
     for run, _ in refused:
         space = _ended_waiting(space, run)
-    if space.preempted:
-        return Released(namespace=space, refused=refused)
     first = _beneficiary(space, held)
     for run in first:
-        space = _at_work(space, run, now)
+        space = _at_work(_room_is_made(space), run, now)
     waiting = tuple(run for run in space.waiting.values() if run.uid not in held)
-    started = startable(waiting, space.working.values(), space.policy, now)
+    started = _startable(space, waiting, now)
     for run in started:
         space = _at_work(space, run, now)
-    waiting = tuple(run for run in waiting if run.uid in space.waiting)
-    space = _making_room(space, waiting, now)
+    if not space.preempted:
+        waiting = tuple(run for run in waiting if run.uid in space.waiting)
+        space = _making_room(space, waiting, now)
     return Released(namespace=space, started=(*first, *started), refused=refused)
 
 
@@ -351,17 +359,58 @@ def _beneficiary(space: Namespace, held: set[str]) -> tuple[Waiting, ...]:
     return (run,) if fit is Fit.FITS else ()
 
 
+def _startable(
+    space: Namespace, waiting: tuple[Waiting, ...], now: datetime
+) -> tuple[Waiting, ...]:
+    """Who starts now. While room is made: who would also start once it is, and was used."""
+    working = space.working.values()
+    if not space.preempted:
+        return startable(waiting, working, space.policy, now)
+    if space.beneficiary is None:
+        # A crash has forgotten for whom.
+        return ()
+    owed = [run for run in waiting if run.uid == space.beneficiary]
+    waiting = tuple(run for run in waiting if run.uid != space.beneficiary)
+    later = [run for run in working if run.uid not in space.preempted]
+    later += [run.let_go(now) for run in owed]
+    beside = {run.uid for run in startable(waiting, later, space.policy, now)}
+    started = startable(waiting, working, space.policy, now)
+    return tuple(run for run in started if run.uid in beside)
+
+
+def _room_by_now(space: Namespace, now: datetime) -> Namespace:
+    """Wait for those that make room, but not for ever, and not where the policy has it no more."""
+    if not space.preempted:
+        return space
+    if space.policy.queue.preemption is Preemption.NEVER:
+        return _room_is_made(space)
+    since = min(space.asked_for_room_at or now, now)
+    if now - since < ROOM_IS_MADE_WITHIN:
+        return replace(space, asked_for_room_at=since)
+    return replace(_room_is_made(space), stuck=space.stuck | space.preempted)
+
+
+def _room_is_made(space: Namespace) -> Namespace:
+    return replace(space, preempted=frozenset(), beneficiary=None, asked_for_room_at=None)
+
+
 def _making_room(space: Namespace, waiting: tuple[Waiting, ...], now: datetime) -> Namespace:
     """Have runs make room for another, or nobody for anybody."""
+    space = _room_is_made(space)
     if space.policy.queue.preemption is Preemption.NEVER or not waiting:
-        return replace(space, preempted=frozenset(), beneficiary=None)
-    working = tuple(space.working.values())
+        return space
+    working = tuple(
+        replace(run, preemptible=False) if run.uid in space.stuck else run
+        for run in space.working.values()
+    )
     queue = standings(waiting, working, space.policy, now)
     found = preempt(queue, working, space.policy, now)
     if found is None:
-        return replace(space, preempted=frozenset(), beneficiary=None)
+        return space
     victims = frozenset(run.uid for run in found.victims)
-    return replace(space, preempted=victims, beneficiary=found.beneficiary.uid)
+    return replace(
+        space, preempted=victims, beneficiary=found.beneficiary.uid, asked_for_room_at=now
+    )
 
 
 def _ended_waiting(space: Namespace, run: Waiting) -> Namespace:
@@ -381,6 +430,7 @@ def _without(space: Namespace, uid: str) -> Namespace:
         waiting={key: run for key, run in space.waiting.items() if key != uid},
         working={key: run for key, run in space.working.items() if key != uid},
         preempted=space.preempted - {uid},
+        stuck=space.stuck - {uid},
     )
 
 
