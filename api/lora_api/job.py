@@ -6,7 +6,7 @@ operator writes it into the pod, a person writes it into job.json.
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from lora_api.base import DnsLabel, Document
 from lora_api.recipes import RECIPES
@@ -19,6 +19,7 @@ from lora_api.settings import (
     OutputSettings,
     ValidationSettings,
 )
+from lora_api.spelling import Spelled
 
 JOB_ENVIRONMENT_VARIABLE = "LORA_JOB"
 WORKSPACE_ENVIRONMENT_VARIABLE = "LORA_WORKSPACE"
@@ -63,7 +64,11 @@ class JobDocument(Document):
     version: Literal["v1"] = "v1"
     """Version of this document."""
 
-    name: Annotated[str, Field(min_length=1, max_length=253)]
+    name: Annotated[
+        str,
+        StringConstraints(min_length=1, max_length=253),
+        Spelled(r"(.|\n)*[^.](.|\n)*", "must be more than dots: folders are named after it"),
+    ]
     """Name of the run; goes into file metadata, report and log."""
 
     run_id: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")] = (

@@ -39,7 +39,7 @@ from lora_trainer.publish import (
 from lora_trainer.recipes import RECIPES, check_base
 from lora_trainer.stopping import StopFlag
 from lora_trainer.storage import Storage, open_storage
-from lora_trainer.workspace import Workspace, open_workspace, recorded_run_id
+from lora_trainer.workspace import Workspace, open_workspace, recorded_run_id, refuse_overlap
 
 # Bad input while nothing is trained; once a result waits, what a person can correct meanwhile.
 _OF_THE_ENVIRONMENT = frozenset({Reason.CREDENTIALS_MISSING, Reason.STORAGE_UNREACHABLE})
@@ -75,6 +75,7 @@ def run_job(
     job = with_identity(job, recorded_run_id(root))
     log.info("identity", run_id=job.run_id)
     plan = make_plan(job)
+    refuse_overlap(root, job)
     with open_workspace(root, run_id=job.run_id, key=plan.key) as workspace:
         confine(root)
         if fresh:

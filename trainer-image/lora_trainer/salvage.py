@@ -20,7 +20,7 @@ from lora_trainer.publish import CONFIG, MODEL, publish
 from lora_trainer.recipes import RECIPES
 from lora_trainer.stopping import StopFlag
 from lora_trainer.storage import open_storage
-from lora_trainer.workspace import Workspace, open_workspace, recorded_run_id
+from lora_trainer.workspace import Workspace, open_workspace, recorded_run_id, refuse_overlap
 
 # Below the output, so that it never stands where a finished LoRA is looked for.
 PARTIAL = "partial"
@@ -45,6 +45,7 @@ def publish_partial(
     """
     job = with_identity(job, recorded_run_id(root))
     plan = make_plan(job)
+    refuse_overlap(root, job)
     with (
         open_workspace(root, run_id=job.run_id, key=plan.key) as workspace,
         kept_safe(job, workspace, fresh=False),

@@ -6,6 +6,7 @@ a restart trusts.
 
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_api.exit_codes import ExitCode
+from lora_api.job import JobDocument
 from lora_api.progress import Stage
 from lora_api.reasons import Reason
 from lora_trainer.disk import read_json, write_json
@@ -21,6 +23,9 @@ from lora_trainer.errors import TrainerError
 
 # The last one first: wherever a kill comes between them, no marker stands on one that is gone.
 _ABOUT_THE_RESULT = (Stage.PUBLISH, Stage.SAMPLE, Stage.SAVE)
+# What may lie in a folder that is nobody's yet: the claim of a start that was killed, and what
+# mkfs puts into every new volume.
+_OF_A_NEW_FOLDER = re.compile(r"\.lock|\.run\.json\..*\.part|lost\+found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +144,39 @@ def recorded_run_id(root: Path) -> str | None:
     return run_id if isinstance(run_id, str) else None
 
 
+def refuse_overlap(root: Path, job: JobDocument) -> None:
+    """Refuse a workspace that is, or holds, a folder that the job names.
+
+    Datasets come and go in a workspace, and results are cleared: what is somebody's own must not
+    lie in it.
+
+    Args:
+        root: The workspace folder; it need not exist.
+        job: The document.
+
+    Raises:
+        TrainerError: WorkspaceNotWritable, with the field that names the folder.
+    """
+    named = {
+        "baseModel.uri": job.base_model.uri,
+        "baseModel.componentsUri": job.base_model.components_uri,
+        "dataset.uri": job.dataset.uri,
+        **{f"dataset.uris[{place}]": uri for place, uri in enumerate(job.dataset.uris)},
+        "validation.embedderUri": job.validation.embedder_uri,
+        "output.uri": job.output.uri,
+    }
+    for field, uri in named.items():
+        if uri is None or not uri.startswith("file://"):
+            continue
+        path = Path(uri.removeprefix("file://")).resolve()
+        if path.is_relative_to(root.resolve()):
+            raise TrainerError(
+                Reason.WORKSPACE_NOT_WRITABLE,
+                f"{field}: {path} lies in the workspace {root}, where files come and go; name a "
+                "folder of its own with --workspace or LORA_WORKSPACE",
+            )
+
+
 @contextmanager
 def open_workspace(root: Path, *, run_id: str, key: str) -> Iterator[Workspace]:
     """Make the folder this run's own, or find that it is already; hold it until the end.
@@ -151,10 +189,12 @@ def open_workspace(root: Path, *, run_id: str, key: str) -> Iterator[Workspace]:
         key: Digest of the job.
 
     Raises:
-        TrainerError: WorkspaceNotWritable; it can't be written, is another run's, or is in use.
+        TrainerError: WorkspaceNotWritable; it can't be written, is another run's, is in use, or
+            holds what no run put there.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
+        _refuse_content(root)
         handle = os.open(root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise TrainerError(
@@ -169,6 +209,21 @@ def open_workspace(root: Path, *, run_id: str, key: str) -> Iterator[Workspace]:
         yield Workspace(root, key)
     finally:
         os.close(handle)
+
+
+def _refuse_content(root: Path) -> None:
+    """A folder that no run has claimed may be anybody's: then it must be empty."""
+    if (root / "run.json").exists():
+        return
+    others = sorted(
+        path.name for path in root.iterdir() if not _OF_A_NEW_FOLDER.fullmatch(path.name)
+    )
+    if others:
+        raise TrainerError(
+            Reason.WORKSPACE_NOT_WRITABLE,
+            f"the workspace {root} is not empty ({', '.join(others[:3])}) and no run's: it has no "
+            "run.json; name an empty or a new folder with --workspace or LORA_WORKSPACE",
+        )
 
 
 def _lock(handle: int, root: Path) -> None:
