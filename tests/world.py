@@ -345,6 +345,12 @@ class World:
         phase = "Succeeded" if code == ExitCode.OK else "Failed"
         pod.view = replace(pod.view, phase=phase, container=container)
 
+    def outgrow(self, pod: APodInTheWorld, code: int) -> None:
+        """Evict a pod for what it wrote itself: that is no disruption, whatever it answers."""
+        self.end(pod, code)
+        message = 'Usage of EmptyDir volume "workspace" exceeds the limit "20Gi". '
+        pod.view = replace(pod.view, reason="Evicted", message=message)
+
     @property
     def phase(self) -> Phase | None:
         """What the stored status says."""

@@ -67,6 +67,7 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "OutOfMemory"
     TRAINER_CRASHED = "TrainerCrashed"
     STALLED = "Stalled"
+    STORAGE_LIMIT_EXCEEDED = "StorageLimitExceeded"
     WORKSPACE_LOST = "WorkspaceLost"
     JOB_VANISHED = "JobVanished"
     RESULT_MISSING = "ResultMissing"
@@ -156,6 +157,9 @@ MEANINGS: dict[Reason, str] = {
     Reason.OUT_OF_MEMORY: "The container went over spec.resources.memory and was killed.",
     Reason.TRAINER_CRASHED: "The trainer ended without saying why.",
     Reason.STALLED: "No progress for spec.limits.stallTimeoutSeconds, again and again.",
+    Reason.STORAGE_LIMIT_EXCEEDED: (
+        "The pod wrote more than a size limit allows (spec.workspace.size, /tmp) and was evicted."
+    ),
     Reason.WORKSPACE_LOST: "The workspace's volume is gone for good.",
     Reason.JOB_VANISHED: "Somebody deleted the run's Job before it ended.",
     Reason.RESULT_MISSING: "The Job succeeded, but its pod and with it the result are gone.",

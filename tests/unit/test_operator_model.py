@@ -21,6 +21,7 @@ from tests.world import UPLOAD, APodInTheWorld, World
 
 from lora_api.exit_codes import ExitCode
 from lora_api.progress import Stage
+from lora_api.reasons import Reason
 from lora_api.status import ConditionType, LoRATrainingStatus, Phase
 from lora_api.training import WorkspaceType
 from lora_operator.rules.decide import decide
@@ -41,6 +42,8 @@ class ARunsLife(RuleBasedStateMachine):
         self.attempts = 0
         self.is_harmed = False
         """Whether anything happened that a run may fail from."""
+        self.was_too_large = False
+        """Whether the operator wrote down that a pod went over a size limit."""
         self.was_seen_trained = False
         """Whether the operator was told of a finished LoRA that still lies in the workspace."""
 
@@ -102,6 +105,7 @@ class ARunsLife(RuleBasedStateMachine):
         world = self.world
         if action is Action.CREATE_JOB:
             assert world.observe().run.job_name not in world.made, "no Job is made twice"
+            assert not self.was_too_large, "another one would end the same way"
             assert not world.live, "no Job is made beside a pod"
         if action in {Action.CREATE_UPLOAD_JOB, Action.CREATE_PARTIAL_JOB}:
             assert not world.live, "nothing is uploaded beside a pod"
@@ -128,6 +132,8 @@ class ARunsLife(RuleBasedStateMachine):
         if is_terminal(status) and status.phase is Phase.COMPLETED:
             assert self.world.is_stored, "Completed means stored"
         self.world.training = self.world.training.with_status(status)
+        attempts = status.recent_attempts
+        self.was_too_large = any(a.reason == Reason.STORAGE_LIMIT_EXCEEDED for a in attempts)
         again = decide(self.world.observe(), self.world.now)
         leads_on = decision.revisit_at is not None and decision.revisit_at <= self.world.now
         assert again.status is None or leads_on or again.actions, "a second look writes nothing"
@@ -155,6 +161,13 @@ class ARunsLife(RuleBasedStateMachine):
         if code == ExitCode.NOT_STORED and not self.world.is_trained:
             code = int(ExitCode.TRANSIENT)
         self.world.end(pod, code, "OOMKilled" if code == KILLED and is_oom else "Error")
+
+    @precondition(lambda self: any(p.view.container.running for p in self.world.live))
+    @rule(code=st.sampled_from([KILLED, int(ExitCode.INTERRUPTED)]), data=st.data())
+    def pod_outgrows_its_limit(self, code: int, data: st.DataObject) -> None:
+        running = [pod for pod in self.world.live if pod.view.container.running]
+        self.world.outgrow(data.draw(st.sampled_from(running)), code)
+        self.is_harmed = True
 
     @precondition(lambda self: self.world.is_there)
     @rule(stages=st.integers(2, 4), finds_no_node=st.booleans())

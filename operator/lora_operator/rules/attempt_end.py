@@ -10,6 +10,7 @@ from lora_api.exit_codes import ExitCode
 from lora_api.reasons import Reason
 from lora_api.result import Outcome, Result
 from lora_api.status import FailureStatus
+from lora_operator.rules.storage_limit import explain_storage_limit, is_over_storage_limit
 from lora_operator.state.last_codes import KILLED, LAST_CODES
 from lora_operator.state.text import clip, quote, tail, twice
 from lora_operator.state.views import Observed, Pod
@@ -34,7 +35,9 @@ def explain_end(seen: Observed, pod: Pod) -> FailureStatus:
     """Reason and sentence for an attempt that ended badly."""
     code = pod.container.exit_code
     result = result_of(pod)
-    if _was_taken_away(pod, result):
+    if is_over_storage_limit(pod):
+        return explain_storage_limit(seen, pod)
+    if _ends_by_being_taken_away(pod, result):
         return _taken_away(pod)
     if pod.container.end_reason == "OOMKilled":
         return _out_of_memory(seen, code)
@@ -50,7 +53,15 @@ def explain_end(seen: Observed, pod: Pod) -> FailureStatus:
     return _taken_away(pod) if pod.reason else _crash(pod)
 
 
-def _was_taken_away(pod: Pod, result: Result | None) -> bool:
+def was_taken_away(pod: Pod) -> bool:
+    """Whether Kubernetes itself says so; what the pod left as its last word proves nothing."""
+    if is_over_storage_limit(pod) or pod.container.end_reason == "OOMKilled":
+        return False
+    lost = pod.container.end_reason == LOST_SIGHT
+    return pod.deleting or pod.disrupted is not None or lost
+
+
+def _ends_by_being_taken_away(pod: Pod, result: Result | None) -> bool:
     if pod.disrupted is not None and (result is None or not result.retryable):
         # Tried again whatever the trainer met on its way out, so nothing final is said here.
         return True

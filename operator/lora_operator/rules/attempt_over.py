@@ -4,10 +4,27 @@ from lora_api.reasons import Reason
 from lora_api.status import ConditionType
 from lora_operator.rules.attempt_end import explain_end
 from lora_operator.rules.base import Verdict
+from lora_operator.rules.giving_up import give_up
+from lora_operator.rules.storage_limit import is_over_storage_limit
 from lora_operator.state.draft import Draft
 from lora_operator.state.last_codes import LAST_CODES
 from lora_operator.state.text import sentence
 from lora_operator.state.views import Observed, Pod
+
+
+def attempt_is_hopeless(seen: Observed, draft: Draft) -> Verdict:
+    """A pod that went over a storage limit ends the run, though its Job may go on for ever.
+
+    A trainer that answers SIGTERM within the second that the kubelet leaves it then ends with the
+    code of an interruption, which its Job does not count.
+    """
+    if seen.job is None or seen.job.is_finished or draft.upload is not None:
+        return Verdict.CONTINUE
+    for pod in seen.pods:
+        if is_over_storage_limit(pod):
+            give_up(seen, draft, explain_end(seen, pod))
+            return Verdict.SETTLED
+    return Verdict.CONTINUE
 
 
 def attempt_is_over(seen: Observed, draft: Draft) -> Verdict:

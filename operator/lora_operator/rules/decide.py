@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from lora_operator.rules.admission import spec_is_admitted
-from lora_operator.rules.attempt_over import attempt_is_over
+from lora_operator.rules.attempt_over import attempt_is_hopeless, attempt_is_over
 from lora_operator.rules.attempts import attempt_is_recorded
 from lora_operator.rules.base import Rule, Verdict
 from lora_operator.rules.cancellation import run_is_cancelled
@@ -46,6 +46,7 @@ RULES: tuple[Rule, ...] = (
     run_is_cancelled,
     job_failed,
     upload_is_repeated,
+    attempt_is_hopeless,
     policy_admits,
     job_is_held_elsewhere,
     run_is_suspended,

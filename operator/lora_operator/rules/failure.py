@@ -4,7 +4,7 @@ import re
 
 from lora_api.reasons import Reason
 from lora_api.status import ConditionType, FailureStatus, LoRATrainingStatus
-from lora_operator.rules.attempt_end import explain_end
+from lora_operator.rules.attempt_end import explain_end, was_taken_away
 from lora_operator.rules.base import Verdict
 from lora_operator.rules.giving_up import give_up
 from lora_operator.state.draft import Draft
@@ -43,12 +43,15 @@ def _was_taken_away(seen: Observed, draft: Draft, job: Job) -> bool:
     judged = _JUDGED.search(job.failed_message)
     if judged is None or int(judged[2]) != KILLED or seen.run.job_number >= MAX_JOBS:
         return False
+    for pod in seen.pods:
+        if pod.name == judged[1]:
+            return was_taken_away(pod)
     reasons = [a.reason for a in draft.recent_attempts if a.pod_name == judged[1]]
     if reasons:
         # A stalled pod that a disruption budget kept from being evicted was deleted by us.
         return reasons[-1] in {Reason.INTERRUPTED, Reason.STALLED}
     # Never seen, and gone: a pod that failed by itself stays with its Job.
-    return all(pod.name != judged[1] for pod in seen.pods)
+    return True
 
 
 def _memory_to_try(seen: Observed, failure: FailureStatus) -> str | None:
