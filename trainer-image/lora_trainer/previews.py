@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 
 from lora_trainer import log
-from lora_trainer.errors import is_out_of_memory, is_out_of_space
+from lora_trainer.errors import InterruptedRunError, is_out_of_memory, is_out_of_space
 from lora_trainer.sample import Brush, Preview, draw_previews, heard, planned_previews
+from lora_trainer.stopping import StopFlag
 
 
 class Previews:
@@ -27,6 +28,8 @@ class Previews:
         models: All that have an adapter.
         device: Where they are.
         alive: Called after each pass through a model, because pictures may take minutes.
+        stop: Looked at after each pass, too; where one was asked for, the rest is left to the next
+            attempt, so that the loop can save what is trained.
         brush: Makes what draws; asked for each time, so that nothing of it stays in memory.
         finished: Gives the model the weights that would be saved now, while it is open.
     """
@@ -42,6 +45,7 @@ class Previews:
         models: Sequence[torch.nn.Module],
         device: torch.device,
         alive: Callable[[], None],
+        stop: StopFlag,
         brush: Callable[[], Brush],
         finished: Callable[[], AbstractContextManager[None]],
     ) -> None:
@@ -52,6 +56,7 @@ class Previews:
         self._seed = seed
         self._models = list(models)
         self._alive = alive
+        self._stop = stop
         self._own_gpus = [device] if device.type == "cuda" else []
         self._brush = brush
         self._finished = finished
@@ -71,6 +76,8 @@ class Previews:
         try:
             self._draw(planned)
             log.info("drawn on the way", step=step, pictures=len(planned))
+        except InterruptedRunError:
+            log.info("stopped while drawing on the way", step=step)
         except Exception as error:
             if not (is_out_of_memory(error) or is_out_of_space(error)):
                 raise
@@ -85,6 +92,10 @@ class Previews:
     def saved(self, step: int) -> None:
         """Pictures don't depend on checkpoints."""
 
+    def _look_up(self) -> None:
+        self._alive()
+        self._stop.check("drawing on the way")
+
     def _draw(self, planned: list[Preview]) -> None:
         was_training = [model for model in self._models if model.training]
         for model in was_training:
@@ -93,7 +104,7 @@ class Previews:
             with (
                 torch.random.fork_rng(devices=self._own_gpus),
                 self._finished(),
-                heard(self._models, self._alive),
+                heard(self._models, self._look_up),
             ):
                 draw_previews(self._brush(), planned)
         finally:

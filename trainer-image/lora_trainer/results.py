@@ -82,7 +82,7 @@ def _measured(session: Session, embedder: EmbedderFiles | None) -> Quality:
     quality = Quality(embedder_digest=embedder.digest if embedder else None)
     with quality.or_without("samples and held-out loss"):
         denoisers = _saved_denoisers(session)
-        with heard(denoisers, session.context.board.alive):
+        with heard(denoisers, partial(_look_up, session, "drawing and measuring")):
             with quality.or_without("samples"):
                 _draw(session, denoisers, planned)
             with quality.or_without("held-out loss"):

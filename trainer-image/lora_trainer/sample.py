@@ -148,14 +148,15 @@ def draw_previews(brush: Brush, previews: list[Preview]) -> None:
 
 
 @contextmanager
-def heard(models: Sequence[torch.nn.Module], alive: Callable[[], None]) -> Iterator[None]:
-    """Make each pass through a model a sign of life: pictures and scores may take minutes.
+def heard(models: Sequence[torch.nn.Module], passed: Callable[[], None]) -> Iterator[None]:
+    """Tell of each pass through a model: pictures and scores may take minutes.
 
     Args:
         models: The denoisers.
-        alive: Called after each pass.
+        passed: Called after each pass; may say that the run lives, and raise where a stop was
+            asked for.
     """
-    hooks = [one.register_forward_hook(lambda *_: alive()) for one in models]
+    hooks = [one.register_forward_hook(lambda *_: passed()) for one in models]
     try:
         yield
     finally:

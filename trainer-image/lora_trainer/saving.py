@@ -57,6 +57,7 @@ def save_and_verify(session: Session) -> None:
     metadata = file_metadata(session.facts(), session.recipe.part, weights=weights)
     write_bytes(path, with_metadata(data, metadata))
     keys = check_size(path, _expected(session))
+    context.stop.check("reading the saved file back")
     reload_and_compare(
         session.recipe,
         denoiser,

@@ -167,6 +167,7 @@ def _observers(session: Session, trainer: Trainer) -> Observers:
             models=[trainer.denoiser, *texts],
             device=session.device,
             alive=session.context.board.alive,
+            stop=session.context.stop,
             brush=lambda: brush_of(session, [trainer.denoiser], trainer.text_encoder),
             finished=trainer.updater.finished,
         )
