@@ -15,6 +15,7 @@ from lora_operator.policy.ledger import Ledger, Sighting
 from lora_operator.policy.limits import Request
 from lora_operator.policy.months import Month
 from lora_operator.policy.queue import Waiting, Working
+from lora_operator.policy.speed import Kind, Measured, Speed
 
 NOON = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 NOVEMBER = Month(2026, 11)
@@ -30,6 +31,14 @@ def a_ledger() -> Ledger:
     return Ledger(month=NOVEMBER)
 
 
+def a_speed(
+    *, runs: int = 3, work: int = 2000, seconds: int = 2000, other: int = 0, product: str = ""
+) -> dict[Kind, Speed]:
+    """What is known of sd15: a step of one block a second unless something else is given."""
+    speed = Speed(runs=runs, work=work, train_seconds=seconds, other_seconds=other)
+    return {Kind("sd15", product): speed}
+
+
 def a_request(user: str = "anna", *, gpus: int = 1, steps: int | None = 1000) -> Request:
     """A run that asks to be admitted."""
     return Request(user=user, recipe="sd15", gpus=gpus, steps=steps)
@@ -42,8 +51,16 @@ def seen(
     gpu_seconds: int = 0,
     steps: int = 0,
     price: str = "3.6",
+    train_seconds: int | None = None,
+    product: str = "",
 ) -> Sighting:
-    """What is seen of a run; a GPU-second costs a thousandth unless another price is given."""
+    """What is seen of a run; a GPU-second costs a thousandth unless another price is given.
+
+    Where its training was timed, each step has worked through one block.
+    """
+    timed = None
+    if train_seconds is not None:
+        timed = Measured(product=product, work=steps, train_seconds=train_seconds)
     return Sighting(
         user=user,
         recipe="sd15",
@@ -52,6 +69,7 @@ def seen(
         gpu_seconds=gpu_seconds,
         steps=steps,
         per_gpu_hour=Decimal(price),
+        measured=timed,
     )
 
 

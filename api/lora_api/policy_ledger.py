@@ -18,6 +18,8 @@ LEDGER_PLURAL = "trainingledgers"
 # Beyond these an object nears the 1.5 MB that etcd takes at once.
 MAX_OPEN_RUNS = 4000
 MAX_USERS = 2000
+MAX_SPEEDS = 64
+GpuProduct = Annotated[str, Field(max_length=63)]
 
 
 class RunState(StrEnum):
@@ -34,6 +36,19 @@ class RunState(StrEnum):
 
     RETURNED = "Returned"
     """It ended in a way that gives its place back: failed, refused, cancelled before any step."""
+
+
+class LedgerMeasure(LenientDocument):
+    """The training of a run that completed, as it was timed."""
+
+    product: GpuProduct = ""
+    """Name of the GPUs, by the label of their node."""
+
+    work: Count = 0
+    """Blocks of 64 x 64 pixels that each GPU worked through."""
+
+    train_seconds: Count = 0
+    """Seconds of optimiser steps."""
 
 
 class LedgerRun(LenientDocument):
@@ -69,6 +84,9 @@ class LedgerRun(LenientDocument):
     queued_at: AwareDatetime | None = None
     """Since when it waits, where that is not its creation: its user had suspended it before."""
 
+    measured: LedgerMeasure | None = None
+    """How long its training took, once it has completed."""
+
 
 class LedgerUser(LenientDocument):
     """The sum of a user's runs that ended."""
@@ -87,19 +105,25 @@ class LedgerUser(LenientDocument):
 
 
 class LedgerSpeed(LenientDocument):
-    """What completed runs of a recipe needed, for estimates."""
+    """What completed runs of a recipe needed on one kind of GPU, for estimates."""
 
     recipe: Annotated[str, Field(max_length=63)]
     """The recipe."""
 
+    product: GpuProduct = ""
+    """Name of the GPUs, by the label of their node; empty where that can't be read."""
+
     runs: Count = 0
     """Completed runs that were measured."""
 
-    steps: Count = 0
-    """Their optimiser steps."""
+    work: Count = 0
+    """Blocks of 64 x 64 pixels that each of their GPUs worked through: steps x pixels x batch."""
 
-    gpu_seconds: Count = 0
-    """Their GPU-seconds, start and validation included."""
+    train_seconds: Count = 0
+    """Seconds of their optimiser steps."""
+
+    other_seconds: Count = 0
+    """Further seconds with GPUs: image pull, data, checks, samples, storing."""
 
 
 class TrainingLedgerSpec(LenientDocument):
@@ -117,5 +141,5 @@ class TrainingLedgerSpec(LenientDocument):
     users: Annotated[tuple[LedgerUser, ...], Field(max_length=MAX_USERS)] = ()
     """Sums by user of the others."""
 
-    speeds: Annotated[tuple[LedgerSpeed, ...], Field(max_length=64)] = ()
-    """What completed runs needed, by recipe."""
+    speeds: Annotated[tuple[LedgerSpeed, ...], Field(max_length=MAX_SPEEDS)] = ()
+    """What completed runs needed, by recipe and GPU."""

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-from benchmarks.policy_simulation.month import Month, Outcome
+from benchmarks.policy_simulation.month import Month
+from benchmarks.policy_simulation.outcome import Outcome
 from benchmarks.policy_simulation.scale import decision_microseconds
 from benchmarks.policy_simulation.workload import a_month
 
@@ -26,9 +27,9 @@ POLICY = TrainingPolicySpec.model_validate(
         "monthlyBudget": {"amount": str(BUDGET)},
         "prices": {
             "perGpuHour": "2.00",
-            "byNodeLabel": [{"key": "pool", "value": "spot", "perGpuHour": "0.80"}],
+            "byNodeLabel": [{"key": "product", "value": "L4", "perGpuHour": "0.80"}],
         },
-        "queue": {"agingSeconds": 600, "backfillSeconds": 1800},
+        "queue": {"agingSeconds": 600, "backfillSeconds": 1800, "preemption": "LowerPriority"},
     }
 )
 
@@ -37,6 +38,7 @@ def figures(outcome: Outcome) -> dict[str, Any]:
     """The month in numbers; the same seed gives the same ones, but for the times."""
     errors = sorted(abs(came - foretold) / 60 for foretold, came in outcome.estimates)
     signed = [(came - foretold) / 60 for foretold, came in outcome.estimates]
+    costs = sorted(abs(came - told) / came * 100 for told, came in outcome.costs if came)
     waits = sorted(seconds / 60 for seconds in outcome.waits)
     ninth = len(outcome.decision_seconds) // 10
     return {
@@ -48,6 +50,10 @@ def figures(outcome: Outcome) -> dict[str, Any]:
         "failed": outcome.failed,
         "cancelled": outcome.cancelled,
         "deleted": outcome.deleted,
+        "madeRoom": outcome.preempted,
+        "suspendedByTheirUsers": outcome.suspended,
+        "changedTheirClass": outcome.reclassed,
+        "heldForMoneyAtTheEnd": outcome.held_for_money,
         "refusedByMonthlyLimit": outcome.limit_refusals,
         "refusedByBudget": outcome.budget_refusals,
         "restartsFromTheLedger": outcome.restarts,
@@ -68,6 +74,13 @@ def figures(outcome: Outcome) -> dict[str, Any]:
             "number": len(errors),
             "absoluteErrorMinutes": {"median": _at(errors, 0.5), "p90": _at(errors, 0.9)},
             "meanErrorMinutes": round(statistics.fmean(signed), 1) if signed else None,
+        },
+        "costEstimates": {
+            "number": len(costs),
+            "absoluteErrorPercent": {
+                "median": _at([float(each) for each in costs], 0.5),
+                "p90": _at([float(each) for each in costs], 0.9),
+            },
         },
         "decisionMicroseconds": {
             "mean": _microseconds(outcome.decision_seconds),

@@ -13,9 +13,14 @@ from enum import StrEnum
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 DAYS = 30
-# GPU-seconds per step as they really are; the policy learns them from runs that end.
-SPEEDS = {"sd15": 0.35, "sdxl": 1.1, "flux": 2.8}
+# Seconds of a step at 512 x 512 pixels as they really are; the policy learns them from runs that
+# end. A step works on as many pictures on each GPU, however many GPUs there are.
+SPEEDS = {"sd15": 0.2, "sdxl": 0.15, "flux": 0.4}
+RESOLUTIONS = {"sd15": (512, 768), "sdxl": (768, 1024), "flux": (512, 1024)}
 START_UP_SECONDS = 240
+# Nodes by their label `pool`: name of their GPUs, and how much longer they take.
+POOLS = {"reserved": ("A100", 1.0), "spot": ("L4", 1.6)}
+PRIORITIES = (0, 30, 100)
 # Share of each hour of the day (UTC) in the day's runs: people sleep.
 HOURS = (1, 1, 1, 1, 1, 1, 2, 4, 8, 10, 10, 9, 7, 9, 10, 10, 9, 7, 5, 4, 3, 2, 2, 1)
 # Share of each day of the week; November 2026 begins on a Sunday.
@@ -45,10 +50,29 @@ class Job:
     fate: Fate
     share: float
     """How far it comes: 1 for one that completes."""
-    seconds: float
-    """How long it really holds its GPUs."""
+    resolution: int
+    training_seconds: float
+    """How long it really trains until its end, on the node that it will get."""
     pool: str
-    """Label of the node that it will get."""
+    """Label of that node."""
+    suspended_after: float | None = None
+    """Seconds from its creation on until its user holds it back, where that happens."""
+    suspended_for: float = 0.0
+    """Seconds until its user lets it go on."""
+    changed_after: float | None = None
+    """Seconds from its creation on until its user gives it another class, where that happens."""
+    changed_to: int = 0
+    """Weight of that class."""
+
+    @property
+    def product(self) -> str:
+        """Name of the GPUs that it will get."""
+        return POOLS[self.pool][0]
+
+    @property
+    def step_work(self) -> int:
+        """Blocks of 64 x 64 pixels in a step, as the operator counts them."""
+        return (self.resolution // 64) ** 2
 
 
 def a_month(seed: int, *, runs: int, users: int, days: int = DAYS) -> list[Job]:
@@ -85,18 +109,27 @@ def _job(chance: random.Random, number: int, user: str, when: datetime) -> Job:
     steps = chance.choice((500, 1000, 1500, 2000, 3000, 4000))
     fate = chance.choices(list(Fate), (90, 5, 4, 1))[0]
     share = 1.0 if fate is Fate.COMPLETES else chance.random()
+    resolution = chance.choice(RESOLUTIONS[recipe])
+    pool = chance.choice(list(POOLS))
     # Machines and pictures differ: the same recipe takes a tenth more or less.
-    training = SPEEDS[recipe] * steps / gpus * chance.lognormvariate(0, 0.1)
+    each = SPEEDS[recipe] * (resolution / 512) ** 2 * POOLS[pool][1]
+    training = each * steps * chance.lognormvariate(0, 0.1)
+    is_suspended, is_changed = chance.random() < 0.04, chance.random() < 0.04
     return Job(
         uid=f"{number:05}",
         user=user,
         recipe=recipe,
         gpus=gpus,
         steps=steps,
-        priority=chance.choices((0, 30, 100), (80, 15, 5))[0],
+        priority=chance.choices(PRIORITIES, (80, 15, 5))[0],
         created_at=when,
         fate=fate,
         share=share,
-        seconds=START_UP_SECONDS + training * share,
-        pool=chance.choice(("reserved", "spot")),
+        resolution=resolution,
+        training_seconds=training * share,
+        pool=pool,
+        suspended_after=chance.uniform(0, 4 * 3600) if is_suspended else None,
+        suspended_for=chance.uniform(600, 12 * 3600),
+        changed_after=chance.uniform(0, 2 * 3600) if is_changed else None,
+        changed_to=chance.choice(PRIORITIES),
     )

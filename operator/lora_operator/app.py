@@ -135,6 +135,7 @@ class App:
             on_change=self._queue.add,
             on_start=partial(self._queue.add, urgent=True),
             now=server_time.now,
+            gpu=settings.gpu,
         )
         api_watch = ApiWatch(metrics=metrics, on_list=self._sweeper.ask)
         self._feed = Feed(

@@ -1,4 +1,4 @@
-"""What a GPU-hour costs on a node, by the node's labels as they were minutes ago.
+"""What a GPU-hour costs on a node, and of which kind its GPUs are, by its labels of minutes ago.
 
 A module of its own because labels change while a run is at work: they come some time after the
 node does, and a name may belong to another machine next week.
@@ -63,6 +63,11 @@ class NodePrices:
         if node is None or self._is_yet_to_be_labelled(node, prices):
             return highest_price(prices)
         return price_on(prices, node.labels)
+
+    async def product(self, name: str | None, label: str) -> str:
+        """Name of a node's GPUs by this label; empty where that can't be told."""
+        node = await self._node(name) if name is not None else None
+        return node.labels.get(label, "") if node is not None else ""
 
     def _is_yet_to_be_labelled(self, node: _Node, prices: PriceSettings) -> bool:
         is_new = self._now() - node.created_at < LABELLED_WITHIN

@@ -107,3 +107,15 @@ async def test_only_so_many_nodes_are_remembered(monkeypatch: pytest.MonkeyPatch
     assert len(ground.api.asked) == asked
     await ground.price("a")
     assert len(ground.api.asked) == asked + 1
+
+
+async def test_a_node_says_which_gpus_it_has_as_far_as_anybody_may_know() -> None:
+    ground = Ground()
+    ground.hold("a", {PRODUCT: "T4"})
+    ground.hold("b")
+    assert [await ground.prices.product(name, PRODUCT) for name in ("a", "b", "gone", None)] == [
+        "T4",
+        "",
+        "",
+        "",
+    ]

@@ -8,12 +8,11 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.policies import NOVEMBER, a_ledger, seen
+from tests.policies import NOVEMBER, a_ledger, a_speed, seen
 
 from lora_api.policy_ledger import MAX_OPEN_RUNS, MAX_USERS, RunState, TrainingLedgerSpec
 from lora_api.status import LoRATrainingStatus, Phase, ProgressStatus
 from lora_operator.policy.ledger import (
-    MEASURED_STEPS,
     OTHERS,
     Ledger,
     Sighting,
@@ -26,6 +25,7 @@ from lora_operator.policy.ledger import (
 from lora_operator.policy.ledger_document import read_ledger, write_ledger
 from lora_operator.policy.months import Month
 from lora_operator.policy.sightings import state_of
+from lora_operator.policy.speed import MEASURED_STEPS
 
 WAITS, RUNS, COUNTED, RETURNED = (
     RunState.WAITING,
@@ -130,20 +130,39 @@ def test_a_promise_shrinks_as_money_is_spent_and_ends_with_the_run() -> None:
 
 
 def test_speed_is_learned_from_runs_that_ended_well_and_kept_into_the_next_month() -> None:
-    ledger = observe(after(), "u1", seen(COUNTED, gpu_seconds=600, steps=1000))
-    ledger = observe(ledger, "u2", seen(RETURNED, gpu_seconds=9000, steps=1))
+    well = seen(COUNTED, gpu_seconds=900, steps=1000, train_seconds=600, product="T4")
+    ledger = observe(after(), "u1", well)
+    ledger = observe(ledger, "u2", seen(RETURNED, gpu_seconds=9000, steps=900, train_seconds=99))
     ledger = settle(settle(ledger, "u1"), "u2")
     december = next_month(ledger, Month(2026, 12))
-    assert december.speeds["sd15"].gpu_seconds_for(2000) == 1200
+    assert december.speeds == a_speed(runs=1, work=1000, seconds=600, other=300, product="T4")
     assert december.spent == 0
     assert not december.places
 
 
 def test_a_run_of_a_few_steps_teaches_no_speed() -> None:
-    ledger = observe(after(), "u1", seen(COUNTED, gpu_seconds=1200, steps=MEASURED_STEPS - 1))
-    assert not settle(ledger, "u1").speeds
-    ledger = observe(after(), "u1", seen(COUNTED, gpu_seconds=1200, steps=MEASURED_STEPS))
-    assert settle(ledger, "u1").speeds["sd15"].runs == 1
+    for steps, runs in ((MEASURED_STEPS - 1, 0), (MEASURED_STEPS, 1)):
+        sight = seen(COUNTED, gpu_seconds=1200, steps=steps, train_seconds=1000)
+        assert len(settle(observe(after(), "u1", sight), "u1").speeds) == runs
+
+
+def test_a_run_whose_training_nobody_timed_teaches_no_speed() -> None:
+    for train_seconds in (None, 0):
+        sight = seen(COUNTED, gpu_seconds=1200, steps=1000, train_seconds=train_seconds)
+        assert not settle(observe(after(), "u1", sight), "u1").speeds
+
+
+def test_what_was_timed_survives_a_crash_before_it_is_summed_up() -> None:
+    sight = seen(COUNTED, gpu_seconds=1200, steps=1000, train_seconds=1000, product="H100")
+    back = read_ledger(write_ledger(observe(after(), "u1", sight)))
+    assert settle(back, "u1").speeds == a_speed(
+        runs=1, work=1000, seconds=1000, other=200, product="H100"
+    )
+
+
+def test_speeds_of_before_work_was_counted_are_left_out() -> None:
+    text = '{"month": "2026-11", "speeds": [{"recipe": "sd15", "steps": 9, "gpuSeconds": 9}]}'
+    assert not read_ledger(TrainingLedgerSpec.model_validate_json(text)).speeds
 
 
 def test_a_ledger_takes_only_so_many_runs_that_are_not_over() -> None:
@@ -204,6 +223,7 @@ SIGHTS = st.builds(
     user=st.sampled_from(["anna", "ben"]),
     gpu_seconds=st.integers(0, 10_000),
     steps=st.integers(0, 1000),
+    train_seconds=st.one_of(st.none(), st.integers(0, 10_000)),
     price=st.sampled_from(["0", "1.25", "3.6"]),
 )
 UIDS = st.sampled_from(["u1", "u2", "u3"])

@@ -7,18 +7,18 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.policies import NOVEMBER, a_ledger, a_policy, a_request, seen
+from tests.policies import NOVEMBER, a_ledger, a_policy, a_request, a_speed, seen
 
 from lora_api.policy import PriceSettings, TrainingPolicySpec
 from lora_api.policy_ledger import RunState
 from lora_operator.policy.alerts import budget_alerts, cost_alert
-from lora_operator.policy.ledger import Ledger, Speed, admit
+from lora_operator.policy.ledger import Ledger, admit
 from lora_operator.policy.limits import Request, estimated_cost, refusal, spent_budget
 from lora_operator.policy.money import cost_of, highest_price, price_on, shown, written
 from lora_operator.policy.months import Month
 
 BUDGET = {"monthlyBudget": {"amount": "100"}, "prices": {"perGpuHour": "3.6"}}
-MEASURED = {"sd15": Speed(runs=3, steps=2000, gpu_seconds=2000)}
+MEASURED = a_speed()
 
 
 def used(places: int = 0, spent: str = "0", promised: str = "0") -> Ledger:
@@ -290,6 +290,5 @@ def test_a_costly_run_is_told_of_once_and_goes_on() -> None:
 def test_nobody_is_refused_by_what_one_run_or_two_have_needed(
     runs: int, estimate: Decimal | None
 ) -> None:
-    speeds = {"sd15": Speed(runs=runs, steps=2000, gpu_seconds=2000)}
-    ledger = replace(used(), speeds=speeds)
+    ledger = replace(used(), speeds=a_speed(runs=runs))
     assert estimated_cost(a_request(), a_policy(**BUDGET), ledger) == estimate

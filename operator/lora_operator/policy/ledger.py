@@ -15,14 +15,11 @@ from decimal import Decimal
 from lora_api.policy_ledger import MAX_OPEN_RUNS, MAX_USERS, RunState
 from lora_operator.policy.money import NOTHING, cost_of
 from lora_operator.policy.months import Month
+from lora_operator.policy.speed import Measured, Speeds, learned
 
 FINAL = frozenset({RunState.COUNTED, RunState.RETURNED})
 # No user can be called so: a user's name begins with a letter or a digit.
 OTHERS = "_others"
-# A run of fewer steps tells of image pull, download and start, and little of its steps.
-MEASURED_STEPS = 100
-# What one run needed may be chance, and to refuse a run by it would keep it from being put right.
-TRUSTED_RUNS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +44,8 @@ class Entry(Facts):
     estimate: Decimal | None = None
     queued_at: datetime | None = None
     """Since when it waits, where that is not its creation."""
+    measured: Measured | None = None
+    """Its training as it was timed, once it has completed."""
 
     @property
     def has_place(self) -> bool:
@@ -71,24 +70,13 @@ class Total:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Speed:
-    """What the runs of a recipe needed."""
-
-    runs: int = 0
-    steps: int = 0
-    gpu_seconds: int = 0
-
-    def gpu_seconds_for(self, steps: int) -> int | None:
-        """GPU-seconds that so many steps are expected to need; None where nothing was measured."""
-        return -(-self.gpu_seconds * steps // self.steps) if self.steps else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Sighting(Facts):
     """What is seen of a run, as far as the ledger goes."""
 
     per_gpu_hour: Decimal = NOTHING
     """Price of the node that it is on, or was last."""
+    measured: Measured | None = None
+    """Its training as it was timed, where it has completed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +91,7 @@ class Ledger:
     runs: Mapping[str, Entry] = field(default_factory=dict)
     """Runs that are not yet summed up, by uid."""
     users: Mapping[str, Total] = field(default_factory=dict)
-    speeds: Mapping[str, Speed] = field(default_factory=dict)
+    speeds: Speeds = field(default_factory=dict)
     places: Mapping[str, int] = field(default_factory=dict)
     """Runs that count for the month, by user."""
     spent: Decimal = NOTHING
@@ -167,6 +155,7 @@ def observe(ledger: Ledger, uid: str, seen: Sighting, *, accounted: bool = False
         gpu_seconds=known.gpu_seconds + held,
         steps=max(known.steps, seen.steps),
         cost=known.cost + cost_of(held, seen.per_gpu_hour),
+        measured=known.measured or seen.measured,
     )
     return ledger if now == known else _with(ledger, uid, now)
 
@@ -260,17 +249,15 @@ def _summed_up_as(ledger: Ledger, user: str) -> str:
     return user if has_sum else OTHERS
 
 
-def _learned(speeds: Mapping[str, Speed], entry: Entry) -> Mapping[str, Speed]:
-    """Only what ended well is measured, and ran for long: a start-up says nothing of steps."""
-    is_measured = entry.steps >= MEASURED_STEPS and entry.gpu_seconds > 0
-    if entry.state is not RunState.COUNTED or not is_measured:
+def _learned(speeds: Speeds, entry: Entry) -> Speeds:
+    """Only what ended well is measured."""
+    if entry.state is not RunState.COUNTED:
         return speeds
-    speed = speeds.get(entry.recipe, Speed())
-    return {
-        **speeds,
-        entry.recipe: Speed(
-            runs=speed.runs + 1,
-            steps=speed.steps + entry.steps,
-            gpu_seconds=speed.gpu_seconds + entry.gpu_seconds,
-        ),
-    }
+    return learned(
+        speeds,
+        entry.recipe,
+        entry.measured,
+        steps=entry.steps,
+        gpus=entry.gpus,
+        gpu_seconds=entry.gpu_seconds,
+    )

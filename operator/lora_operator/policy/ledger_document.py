@@ -6,10 +6,17 @@ same ledger is always the same text, or each look would be a write.
 
 from decimal import Decimal
 
-from lora_api.policy_ledger import LedgerRun, LedgerSpeed, LedgerUser, TrainingLedgerSpec
-from lora_operator.policy.ledger import Entry, Ledger, Speed, Total
+from lora_api.policy_ledger import (
+    LedgerMeasure,
+    LedgerRun,
+    LedgerSpeed,
+    LedgerUser,
+    TrainingLedgerSpec,
+)
+from lora_operator.policy.ledger import Entry, Ledger, Total
 from lora_operator.policy.money import NOTHING, written
 from lora_operator.policy.months import Month
+from lora_operator.policy.speed import Kind, Measured, Speed
 
 
 def read_ledger(document: TrainingLedgerSpec) -> Ledger:
@@ -35,8 +42,15 @@ def read_ledger(document: TrainingLedgerSpec) -> Ledger:
         runs=runs,
         users=users,
         speeds={
-            speed.recipe: Speed(runs=speed.runs, steps=speed.steps, gpu_seconds=speed.gpu_seconds)
+            Kind(speed.recipe, speed.product): Speed(
+                runs=speed.runs,
+                work=speed.work,
+                train_seconds=speed.train_seconds,
+                other_seconds=speed.other_seconds,
+            )
             for speed in document.speeds
+            # Before work was counted, nothing was that could be compared.
+            if speed.work
         },
         places=places,
         spent=sum((entry.cost for entry in runs.values()), NOTHING)
@@ -62,6 +76,7 @@ def write_ledger(ledger: Ledger) -> TrainingLedgerSpec:
                 cost=written(entry.cost),
                 estimate=None if entry.estimate is None else written(entry.estimate),
                 queued_at=entry.queued_at,
+                measured=_written(entry.measured),
             )
             for uid, entry in sorted(ledger.runs.items())
         ),
@@ -76,14 +91,26 @@ def write_ledger(ledger: Ledger) -> TrainingLedgerSpec:
         ),
         speeds=tuple(
             LedgerSpeed(
-                recipe=recipe, runs=speed.runs, steps=speed.steps, gpu_seconds=speed.gpu_seconds
+                recipe=kind.recipe,
+                product=kind.product,
+                runs=speed.runs,
+                work=speed.work,
+                train_seconds=speed.train_seconds,
+                other_seconds=speed.other_seconds,
             )
-            for recipe, speed in sorted(ledger.speeds.items())
+            for kind, speed in sorted(ledger.speeds.items())
         ),
     )
 
 
+def _written(timed: Measured | None) -> LedgerMeasure | None:
+    if timed is None:
+        return None
+    return LedgerMeasure(product=timed.product, work=timed.work, train_seconds=timed.train_seconds)
+
+
 def _entry(run: LedgerRun) -> Entry:
+    timed = run.measured
     return Entry(
         user=run.user,
         recipe=run.recipe,
@@ -94,4 +121,7 @@ def _entry(run: LedgerRun) -> Entry:
         cost=Decimal(run.cost),
         estimate=None if run.estimate is None else Decimal(run.estimate),
         queued_at=run.queued_at,
+        measured=None
+        if timed is None
+        else Measured(product=timed.product, work=timed.work, train_seconds=timed.train_seconds),
     )

@@ -11,9 +11,10 @@ from decimal import Decimal
 
 from lora_api.policy import TrainingPolicySpec
 from lora_api.reasons import Reason
-from lora_operator.policy.ledger import TRUSTED_RUNS, Ledger
-from lora_operator.policy.money import NOTHING, cost_of, highest_price, shown
+from lora_operator.policy.ledger import Ledger
+from lora_operator.policy.money import NOTHING, cost_of, price_of_product, shown
 from lora_operator.policy.months import Month
+from lora_operator.policy.speed import of_recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,23 +34,35 @@ class Request:
     gpus: int
     steps: int | None
     """Optimiser steps; None where epochs leave them open."""
+    step_work: int = 1
+    """What a step works through, as `speed.step_work` has it."""
+
+    @property
+    def work(self) -> int | None:
+        """What all its steps work through, on each GPU."""
+        return None if self.steps is None else self.steps * self.step_work
 
 
 def estimated_cost(run: Request, policy: TrainingPolicySpec, ledger: Ledger) -> Decimal | None:
-    """What the run is expected to cost: steps times the measured speed of its recipe.
+    """What the run is expected to cost: what its recipe needed here, by its work and its GPUs.
 
-    The highest price of the policy is reckoned with, because there is no node yet.
+    There is no node yet, so of the GPUs that were measured the dearest one counts, and the highest
+    price where a kind of GPU has none of its own.
 
     Returns:
         None where too few runs were measured, or the number of steps is open.
     """
     if not run.gpus:
         return NOTHING
-    speed = ledger.speeds.get(run.recipe)
-    if speed is None or speed.runs < TRUSTED_RUNS or run.steps is None:
+    work = run.work
+    if work is None:
         return None
-    seconds = speed.gpu_seconds_for(run.steps)
-    return None if seconds is None else cost_of(seconds, highest_price(policy.prices))
+    found = [
+        cost_of(run.gpus * seconds, price_of_product(policy.prices, product))
+        for product, speed in of_recipe(ledger.speeds, run.recipe).items()
+        if speed.is_trusted and (seconds := speed.seconds_for(work)) is not None
+    ]
+    return max(found, default=None)
 
 
 def refusal(run: Request, policy: TrainingPolicySpec, ledger: Ledger) -> Refusal | None:

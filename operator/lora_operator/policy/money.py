@@ -44,3 +44,13 @@ def highest_price(prices: PriceSettings) -> Decimal:
     """The most that a GPU-hour can cost: what an estimate reckons with before there is a node."""
     entries = (Decimal(entry.per_gpu_hour) for entry in prices.by_node_label)
     return max((Decimal(prices.per_gpu_hour), *entries))
+
+
+def price_of_product(prices: PriceSettings, product: str) -> Decimal:
+    """The most that a GPU-hour can cost on GPUs of this name; nothing else of the node is known."""
+    keys = {entry.key for entry in prices.by_node_label if entry.value == product}
+    if not product or not keys:
+        return highest_price(prices)
+    own = price_on(prices, dict.fromkeys(keys, product))
+    others = (Decimal(e.per_gpu_hour) for e in prices.by_node_label if e.key not in keys)
+    return max((own, *others))

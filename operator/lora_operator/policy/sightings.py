@@ -9,6 +9,7 @@ from lora_api.policy_ledger import RunState
 from lora_api.status import LoRATrainingStatus, Phase
 from lora_api.training import LoRATrainingSpec
 from lora_operator.policy.ledger import Sighting
+from lora_operator.policy.speed import measured
 
 NOT_AT_WORK = frozenset({None, Phase.PENDING, Phase.QUEUED, Phase.SUSPENDED})
 
@@ -31,7 +32,11 @@ def state_of(status: LoRATrainingStatus) -> RunState:
 
 
 def sighting(
-    spec: LoRATrainingSpec, status: LoRATrainingStatus, *, per_gpu_hour: Decimal
+    spec: LoRATrainingSpec,
+    status: LoRATrainingStatus,
+    *,
+    per_gpu_hour: Decimal,
+    product: str = "",
 ) -> Sighting:
     """A run as the ledger sees it.
 
@@ -39,15 +44,20 @@ def sighting(
         spec: What it asks for.
         status: How it stands.
         per_gpu_hour: Price on the node that it is on, or was last.
+        product: Name of the GPUs there, if it is known.
     """
+    steps, timeline = _steps(status), status.timeline
     return Sighting(
         user=spec.user or "",
         recipe=spec.recipe,
         gpus=spec.resources.gpus,
         state=state_of(status),
         gpu_seconds=status.gpu_seconds or 0,
-        steps=_steps(status),
+        steps=steps,
         per_gpu_hour=per_gpu_hour,
+        measured=measured(spec, steps=steps, train_seconds=timeline.train_seconds, product=product)
+        if timeline is not None and status.phase is Phase.COMPLETED
+        else None,
     )
 
 
