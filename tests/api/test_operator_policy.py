@@ -101,8 +101,23 @@ def complete(stage: Stage) -> None:
     stage.is_in("Completed")
 
 
-def test_fifty_at_once_against_a_limit_of_five_with_the_leader_killed_in_the_middle(
-    api: ApiServer, namespace: str, operators: tuple[Operator, Operator]
+def lose(leader: Operator) -> None:
+    """As a node that is lost."""
+    leader.kill()
+
+
+def relieve(leader: Operator) -> None:
+    """As a rollout: SIGTERM, and it gives its Lease back."""
+    assert leader.stop() == 0
+    assert "lease released" in [line["event"] for line in leader.events()]
+
+
+@pytest.mark.parametrize("end", [lose, relieve])
+def test_fifty_at_once_against_a_limit_of_five_with_another_leader_in_the_middle(
+    api: ApiServer,
+    namespace: str,
+    operators: tuple[Operator, Operator],
+    end: Callable[[Operator], None],
 ) -> None:
     one, two = operators
     one.start()
@@ -114,7 +129,7 @@ def test_fifty_at_once_against_a_limit_of_five_with_the_leader_killed_in_the_mid
     with concurrent.futures.ThreadPoolExecutor(max_workers=50) as clients:
         pending = [clients.submit(api.create, TRAININGS, manifest) for manifest in manifests]
         eventually(lambda: api.list(LEDGERS, namespace), "the first place is taken")
-        leader.kill()
+        end(leader)
         for each in pending:
             each.result()
 
