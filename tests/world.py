@@ -345,6 +345,13 @@ class World:
         phase = "Succeeded" if code == ExitCode.OK else "Failed"
         pod.view = replace(pod.view, phase=phase, container=container)
 
+    def refuse(self, pod: APodInTheWorld) -> None:
+        """Have the kubelet not admit a pod: it fails before it has any container."""
+        said = "Pod was rejected: Allocate failed due to no healthy devices present"
+        pod.view = replace(
+            pod.view, phase="Failed", reason="UnexpectedAdmissionError", message=said
+        )
+
     def outgrow(self, pod: APodInTheWorld, code: int) -> None:
         """Evict a pod for what it wrote itself: that is no disruption, whatever it answers."""
         self.end(pod, code)

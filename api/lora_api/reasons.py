@@ -46,6 +46,7 @@ class Reason(StrEnum):
     CONTAINER_CONFIG_ERROR = "ContainerConfigError"
     POD_CREATION_REFUSED = "PodCreationRefused"
     POD_MISSING = "PodMissing"
+    POD_NOT_ADMITTED = "PodNotAdmitted"
     CREATION_REFUSED = "CreationRefused"
     RETRYING = "Retrying"
     NAME_TAKEN = "NameTaken"
@@ -142,6 +143,10 @@ MEANINGS: dict[Reason, str] = {
     Reason.CONTAINER_CONFIG_ERROR: "The kubelet can't create the container from its settings.",
     Reason.POD_CREATION_REFUSED: "The Job controller may not create the pod (quota, admission).",
     Reason.POD_MISSING: "The Job has had no pod for minutes, and no event says why.",
+    Reason.POD_NOT_ADMITTED: (
+        "The node's kubelet did not admit the pod (a device plugin restarts, the node shuts "
+        "down or is full); no retry is spent."
+    ),
     Reason.CREATION_REFUSED: "The API server refused the Job or the claim (quota, admission).",
     Reason.RETRYING: "An attempt failed in a way that another may not; it is tried again.",
     Reason.NAME_TAKEN: "A Job or claim of the needed name exists and is not this run's.",

@@ -32,6 +32,12 @@ from lora_operator.state.phase import phase_of
 CODES = (1, 65, 70, 75, 76, KILLED, int(ExitCode.INTERRUPTED))
 
 
+def is_new_on_its_node(pod: APodInTheWorld) -> bool:
+    """Whether its kubelet has not decided about it yet."""
+    view = pod.view
+    return view.node is not None and not view.container.running and not view.deleting
+
+
 class ARunsLife(RuleBasedStateMachine):
     """Everybody acts at random; the operator looks now and then, and may die while it acts."""
 
@@ -161,6 +167,13 @@ class ARunsLife(RuleBasedStateMachine):
         if code == ExitCode.NOT_STORED and not self.world.is_trained:
             code = int(ExitCode.TRANSIENT)
         self.world.end(pod, code, "OOMKilled" if code == KILLED and is_oom else "Error")
+
+    @precondition(lambda self: any(map(is_new_on_its_node, self.world.live)))
+    @rule(data=st.data())
+    def kubelet_refuses_pod(self, data: st.DataObject) -> None:
+        """Nobody's fault, and no harm: a run never fails from that."""
+        new = [pod for pod in self.world.live if is_new_on_its_node(pod)]
+        self.world.refuse(data.draw(st.sampled_from(new)))
 
     @precondition(lambda self: any(p.view.container.running for p in self.world.live))
     @rule(code=st.sampled_from([KILLED, int(ExitCode.INTERRUPTED)]), data=st.data())

@@ -10,6 +10,7 @@ from lora_api.exit_codes import ExitCode
 from lora_api.reasons import Reason
 from lora_api.result import Outcome, Result
 from lora_api.status import FailureStatus
+from lora_operator.rules.not_admitted import explain_refusal, was_never_admitted
 from lora_operator.rules.storage_limit import explain_storage_limit, is_over_storage_limit
 from lora_operator.state.last_codes import KILLED, LAST_CODES
 from lora_operator.state.text import clip, quote, tail, twice
@@ -35,10 +36,9 @@ def explain_end(seen: Observed, pod: Pod) -> FailureStatus:
     """Reason and sentence for an attempt that ended badly."""
     code = pod.container.exit_code
     result = result_of(pod)
-    if is_over_storage_limit(pod):
-        return explain_storage_limit(seen, pod)
-    if _ends_by_being_taken_away(pod, result):
-        return _taken_away(pod)
+    by_node = _ended_by_its_node(seen, pod, result)
+    if by_node is not None:
+        return by_node
     if pod.container.end_reason == "OOMKilled":
         return _out_of_memory(seen, code)
     if result is not None and result.outcome is not Outcome.SUCCEEDED:
@@ -51,6 +51,15 @@ def explain_end(seen: Observed, pod: Pod) -> FailureStatus:
     if code == ExitCode.STALLED:
         return _stalled(seen, pod)
     return _taken_away(pod) if pod.reason else _crash(pod)
+
+
+def _ended_by_its_node(seen: Observed, pod: Pod, result: Result | None) -> FailureStatus | None:
+    """What the node did to the pod, where that explains more than what the trainer says."""
+    if is_over_storage_limit(pod):
+        return explain_storage_limit(seen, pod)
+    if was_never_admitted(pod):
+        return explain_refusal(pod)
+    return _taken_away(pod) if _ends_by_being_taken_away(pod, result) else None
 
 
 def was_taken_away(pod: Pod) -> bool:

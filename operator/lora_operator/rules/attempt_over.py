@@ -5,6 +5,7 @@ from lora_api.status import ConditionType
 from lora_operator.rules.attempt_end import explain_end
 from lora_operator.rules.base import Verdict
 from lora_operator.rules.giving_up import give_up
+from lora_operator.rules.not_admitted import was_never_admitted
 from lora_operator.rules.storage_limit import is_over_storage_limit
 from lora_operator.state.draft import Draft
 from lora_operator.state.last_codes import LAST_CODES
@@ -53,6 +54,9 @@ def attempt_is_over(seen: Observed, draft: Draft) -> Verdict:
 
 
 def _is_last(seen: Observed, pod: Pod) -> bool:
+    if was_never_admitted(pod):
+        # Another Job follows where this one has no attempt left.
+        return False
     if pod.disrupted is not None:
         # The Job neither counts it nor looks at its exit code.
         return False

@@ -7,6 +7,7 @@ from lora_api.status import ConditionType, FailureStatus, LoRATrainingStatus
 from lora_operator.rules.attempt_end import explain_end, was_taken_away
 from lora_operator.rules.base import Verdict
 from lora_operator.rules.giving_up import give_up
+from lora_operator.rules.not_admitted import goes_on_after_refusals
 from lora_operator.state.draft import Draft
 from lora_operator.state.last_codes import KILLED
 from lora_operator.state.text import clip, quote
@@ -33,7 +34,7 @@ def job_failed(seen: Observed, draft: Draft) -> Verdict:
         )
     elif memory is not None:
         _raise_memory(draft, memory)
-    else:
+    elif not goes_on_after_refusals(seen, draft, job):
         give_up(seen, draft, failure, at=job.failed_at)
     return Verdict.SETTLED
 
