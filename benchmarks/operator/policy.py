@@ -111,7 +111,7 @@ class World:
                 {"user": _user(number), "trainings": each, "gpuSeconds": 600 * each, "cost": "1"}
                 for number in range(min(USERS, finished))
             ]
-            speeds = [{"recipe": "sd15", "runs": finished, "steps": 1000, "gpuSeconds": 600}]
+            speeds = [{"recipe": "sd15", "runs": finished, "work": 64_000, "trainSeconds": 600}]
             spec = {"month": f"{NOW:%Y-%m}", "users": sums, "speeds": speeds}
             ledger = _object(LEDGER_KIND, namespace, f"{NOW:%Y-%m}", {"spec": spec})
             self.shelf.ledgers[namespace] = ledger

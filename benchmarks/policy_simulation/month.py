@@ -1,90 +1,64 @@
 """A month of one namespace, played through the operator's own policy code.
 
-A module of its own because a short month is also a test. Whatever the policy promises is checked at
-each step, against what the simulation knows and not against what the policy says of itself.
+A module of its own because a short month is also a test. Here things happen; what must hold
+meanwhile is in `books`.
 """
 
 from __future__ import annotations
 
 import heapq
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import IntEnum
 
+from benchmarks.policy_simulation.books import Books, BrokenPromiseError
+from benchmarks.policy_simulation.outcome import Outcome
 from benchmarks.policy_simulation.workload import Fate, Job
 
-from lora_api.policy import MAX_PRIORITY, TrainingPolicySpec
+from lora_api.policy import TrainingPolicySpec
 from lora_api.policy_ledger import RunState, TrainingLedgerSpec
+from lora_operator.policy import gate
 from lora_operator.policy.forecast import FORESEEN, forecast
-from lora_operator.policy.gate import Applicant, Deferred, Namespace, ask, forget, note, release
+from lora_operator.policy.gate import Applicant, Deferred, Namespace
 from lora_operator.policy.ledger import Sighting
 from lora_operator.policy.ledger_document import read_ledger, write_ledger
 from lora_operator.policy.limits import Request
-from lora_operator.policy.money import NOTHING, cost_of, price_on
 from lora_operator.policy.queue import Waiting
+from lora_operator.policy.speed import Measured
+
+# From the wish that a run be suspended to the end of its last pod.
+CHECKPOINT_SECONDS = 45
 
 
 class Happens(IntEnum):
     """What happens at an instant; those of one instant in this order."""
 
     ENDS = 0
-    ASKS = 1
-
-
-class BrokenPromiseError(AssertionError):
-    """The policy did what it promises not to do."""
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What came of the month."""
-
-    seed: int
-    runs: int
-    users: int
-    limit_refusals: int = 0
-    budget_refusals: int = 0
-    completed: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    deleted: int = 0
-    restarts: int = 0
-    backfilled: int = 0
-    most_gpus: int = 0
-    longest_queue: int = 0
-    waits: list[float] = field(default_factory=list)
-    """Seconds from creation to start, of each run that started."""
-    estimates: list[tuple[float, float]] = field(default_factory=list)
-    """Seconds until the start, as foretold on joining the queue and as it came."""
-    latest_passer: float = 0.0
-    """Most seconds by which a run that passed another (no backfill) was younger."""
-    spent: Decimal = NOTHING
-    at_work_when_spent: Decimal = NOTHING
-    """Cost of the runs at work when the budget was spent: the most that it may be passed by."""
-    decision_seconds: list[float] = field(default_factory=list)
-    """Processor time of each run's admission and the release after it."""
+    STOPS = 1
+    ASKS = 2
+    SUSPENDED = 3
+    RESUMED = 4
+    RECLASSED = 5
 
 
 class Month:
     """The namespace, the runs as they really are, and the clock."""
 
     def __init__(
-        self, jobs: list[Job], policy: TrainingPolicySpec, *, seed: int, users: int
+        self, jobs: Sequence[Job], policy: TrainingPolicySpec, *, seed: int, users: int
     ) -> None:
         self.outcome = Outcome(seed=seed, runs=len(jobs), users=users)
+        self._books = Books(jobs, policy, self.outcome)
         self._policy = policy
         self._space = Namespace(policy=policy)
-        self._jobs = {job.uid: job for job in jobs}
-        self._started: dict[str, datetime] = {}
-        self._counted: dict[str, int] = {}
         self._foretold: dict[str, datetime] = {}
-        self._closed_at: datetime | None = None
-        self._events: list[tuple[datetime, Happens, str]] = [
-            (job.created_at, Happens.ASKS, job.uid) for job in jobs
-        ]
-        heapq.heapify(self._events)
+        self._head: str | None = None
+        """For whom room is being made, as far as anybody was told to."""
+        self._events: list[tuple[datetime, Happens, str, int]] = []
+        for job in jobs:
+            self._later(job.uid, Happens.ASKS, job.created_at)
 
     def play(self) -> Outcome:
         """The whole month, until the last run has ended.
@@ -94,101 +68,186 @@ class Month:
         """
         steps = 0
         while self._events:
-            now, what, uid = heapq.heappop(self._events)
+            now, what, uid, turn = heapq.heappop(self._events)
+            if what in {Happens.ENDS, Happens.STOPS} and turn != self._books.runs[uid].turn:
+                continue
             steps += 1
             self._look_at_all(now)
-            if what is Happens.ENDS:
-                self._end(uid, now)
-                self._release(now)
-            else:
-                self._arrive(uid, now)
+            self._happens(what, uid, now)
             if steps % 500 == 0:
-                self._crash()
-        if self._space.waiting or self._space.working:
-            raise BrokenPromiseError(f"never started: {sorted(self._space.waiting)}")
-        self._close_books()
+                self._crash(now)
+        self._check_nobody_is_left()
+        self._books.close(self._space)
         return self.outcome
 
+    def _happens(self, what: Happens, uid: str, now: datetime) -> None:
+        match what:
+            case Happens.ASKS:
+                self._arrive(uid, now)
+                return
+            case Happens.ENDS:
+                self._end(uid, now)
+            case Happens.STOPS:
+                self._stop(uid, now)
+            case Happens.SUSPENDED:
+                self._suspend(uid, now)
+            case Happens.RESUMED:
+                self._resume(uid, now)
+            case Happens.RECLASSED:
+                self._reclass(uid, now)
+        self._release(now)
+
+    def _later(self, uid: str, what: Happens, when: datetime) -> None:
+        heapq.heappush(self._events, (when, what, uid, self._books.runs[uid].turn))
+
     def _arrive(self, uid: str, now: datetime) -> None:
-        job = self._jobs[uid]
-        run = Applicant(
-            uid=uid,
-            name=uid,
-            request=Request(user=job.user, recipe=job.recipe, gpus=job.gpus, steps=job.steps),
-            created_at=job.created_at,
-            priority=job.priority,
-        )
+        job = self._books.runs[uid].job
         begun = time.process_time()
-        self._space, verdict = ask(self._space, run)
+        self._space, verdict = gate.ask(self._space, self._applicant(uid))
         spent = time.process_time() - begun
         if isinstance(verdict, Deferred):
             raise BrokenPromiseError(verdict.message)
         if verdict is not None:
             if verdict.reason == "MonthlyLimitReached":
                 self.outcome.limit_refusals += 1
-                self._check_limit_was_reached(job)
+                self._books.check_limit_was_reached(job.user)
             else:
                 self.outcome.budget_refusals += 1
             self.outcome.decision_seconds.append(spent)
             return
-        self._counted[job.user] = self._counted.get(job.user, 0) + 1
-        limit = self._policy.monthly_trainings_per_user
-        if limit is not None and self._counted[job.user] > limit:
-            raise BrokenPromiseError(f"{job.user} has {self._counted[job.user]} of {limit} runs")
+        self._books.count(job.user)
         begun = time.process_time()
         self._release(now)
         self.outcome.decision_seconds.append(spent + time.process_time() - begun)
         if uid in self._space.waiting and int(uid) % 7 == 0:
             self._foretell(uid, now)
+        if job.suspended_after is not None:
+            self._later(uid, Happens.SUSPENDED, _after(now, job.suspended_after))
+        if job.changed_after is not None:
+            self._later(uid, Happens.RECLASSED, _after(now, job.changed_after))
+
+    def _applicant(self, uid: str, *, resumed_at: datetime | None = None) -> Applicant:
+        truth = self._books.runs[uid]
+        job = truth.job
+        return Applicant(
+            uid=uid,
+            name=uid,
+            request=Request(
+                user=job.user,
+                recipe=job.recipe,
+                gpus=job.gpus,
+                steps=job.steps,
+                step_work=job.step_work,
+            ),
+            created_at=job.created_at,
+            priority=truth.priority,
+            started_at=truth.first_started_at,
+            resumed_at=resumed_at,
+        )
 
     def _release(self, now: datetime) -> None:
         before = self._space
-        released = release(before, now)
-        self._space = released.namespace
+        released = gate.release(before, now)
+        space = self._space = released.namespace
         for run, _ in released.refused:
             self.outcome.budget_refusals += 1
-            self._counted[run.user] -= 1
-        gone = {run.uid for run in released.started}
-        left = [run for run in self._space.waiting.values() if run.uid not in gone]
+            self._books.give_back(run.user)
+        left = list(space.waiting.values())
         for run in released.started:
             self._start(run, now, left)
-        self.outcome.longest_queue = max(self.outcome.longest_queue, len(self._space.waiting))
-        self._check_concurrency()
+        head = space.waiting.get(space.beneficiary or "")
+        for uid in sorted(space.preempted - before.preempted):
+            self._books.check_room_is_made_for_a_better(space.working[uid], head)
+            self.outcome.preempted += 1
+            self._begin_to_stop(uid, now)
+        if head is not None and space.preempted != before.preempted:
+            # It goes first as soon as there is room: levels may have changed by then.
+            self._books.check_nobody_starves(head, left, space.working.values(), now)
+            self._head = head.uid
+        self.outcome.longest_queue = max(self.outcome.longest_queue, len(space.waiting))
+        self._books.check_concurrency()
 
-    def _start(self, run: Waiting, now: datetime, left: list[Waiting]) -> None:
-        job = self._jobs[run.uid]
-        if self._closed_at is not None:
-            raise BrokenPromiseError(f"{run.uid} started after the budget was spent")
-        self._check_nobody_starves(run, left, now)
-        self._started[run.uid] = now
-        self.outcome.waits.append((now - run.created_at).total_seconds())
-        if run.uid in self._foretold:
-            foretold = (self._foretold[run.uid] - run.created_at).total_seconds()
-            self.outcome.estimates.append((foretold, self.outcome.waits[-1]))
-        heapq.heappush(
-            self._events, (now + timedelta(seconds=round(job.seconds)), Happens.ENDS, run.uid)
-        )
+    def _start(self, run: Waiting, now: datetime, left: Sequence[Waiting]) -> None:
+        self._books.check_may_start(run.uid)
+        if run.uid != self._head:
+            self._books.check_nobody_starves(run, left, self._space.working.values(), now)
+        self._head = None if run.uid == self._head else self._head
+        truth = self._books.runs[run.uid]
+        truth.started_at = now
+        if truth.first_started_at is None:
+            truth.first_started_at = now
+            self.outcome.waits.append((now - run.waits_since).total_seconds())
+            if run.uid in self._foretold:
+                foretold = (self._foretold[run.uid] - run.created_at).total_seconds()
+                self.outcome.estimates.append((foretold, (now - run.created_at).total_seconds()))
+        self._later(run.uid, Happens.ENDS, _after(now, truth.seconds_left()))
+
+    def _begin_to_stop(self, uid: str, now: datetime) -> None:
+        truth = self._books.runs[uid]
+        if not truth.is_stopping:
+            truth.is_stopping = True
+            self._later(uid, Happens.STOPS, _after(now, CHECKPOINT_SECONDS))
+
+    def _stop(self, uid: str, now: datetime) -> None:
+        """Its pods are gone: it has made room, or is held back."""
+        truth = self._books.runs[uid]
+        truth.stop(now)
+        self._space = gate.pause(self._space, uid, created_at=truth.job.created_at)
+        if not truth.is_suspended:
+            self._ask_again(uid)
+
+    def _suspend(self, uid: str, now: datetime) -> None:
+        truth = self._books.runs[uid]
+        if uid not in self._space.waiting and uid not in self._space.working:
+            return
+        self.outcome.suspended += 1
+        truth.is_suspended = True
+        self._foretold.pop(uid, None)
+        self._head = None if uid == self._head else self._head
+        if truth.started_at is not None:
+            self._begin_to_stop(uid, now)
+        else:
+            self._space = gate.pause(self._space, uid, created_at=truth.job.created_at)
+        self._later(uid, Happens.RESUMED, _after(now, truth.job.suspended_for))
+
+    def _resume(self, uid: str, now: datetime) -> None:
+        truth = self._books.runs[uid]
+        if truth.is_suspended and truth.started_at is None:
+            truth.is_suspended = False
+            self._ask_again(uid, resumed_at=now)
+
+    def _reclass(self, uid: str, now: datetime) -> None:
+        truth = self._books.runs[uid]
+        is_here = uid in self._space.waiting or uid in self._space.working
+        if not is_here or truth.job.changed_to == truth.priority:
+            return
+        self.outcome.reclassed += 1
+        truth.priority = truth.job.changed_to
+        self._ask_again(uid)
+
+    def _ask_again(self, uid: str, *, resumed_at: datetime | None = None) -> None:
+        """Who was admitted is so still."""
+        applicant = self._applicant(uid, resumed_at=resumed_at)
+        self._space, verdict = gate.ask(self._space, applicant)
+        if verdict is not None:
+            raise BrokenPromiseError(f"{uid} was admitted, and then not: {verdict.message}")
 
     def _end(self, uid: str, now: datetime) -> None:
-        job = self._jobs[uid]
+        truth = self._books.runs[uid]
+        job, is_whole = truth.job, not truth.periods
+        truth.stop(now)
+        truth.is_suspended = False
         if job.fate is Fate.DELETED:
             self.outcome.deleted += 1
-            self._space = forget(self._space, uid, created_at=job.created_at)
+            self._space = gate.forget(self._space, uid, created_at=job.created_at)
             return
-        state = RunState.COUNTED
-        steps = int(job.steps * job.share)
-        if job.fate is Fate.FAILS:
-            self.outcome.failed += 1
-            state = RunState.RETURNED
-        elif job.fate is Fate.CANCELLED:
-            self.outcome.cancelled += 1
-            state = RunState.COUNTED if steps else RunState.RETURNED
-        else:
-            self.outcome.completed += 1
+        state, steps = self._fate(job)
         if state is RunState.RETURNED:
-            self._counted[job.user] -= 1
+            self._books.give_back(job.user)
+        if is_whole and job.fate is Fate.COMPLETES:
+            self._compare_cost(uid, now)
         for accounted in (False, True):  # the ledger first, then the run's own status
-            self._space = note(
+            self._space = gate.note(
                 self._space,
                 uid,
                 self._sight(job, now, state, steps),
@@ -196,26 +255,51 @@ class Month:
                 accounted=accounted,
             )
 
+    def _fate(self, job: Job) -> tuple[RunState, int]:
+        steps = int(job.steps * job.share)
+        if job.fate is Fate.FAILS:
+            self.outcome.failed += 1
+            return RunState.RETURNED, steps
+        if job.fate is Fate.CANCELLED:
+            self.outcome.cancelled += 1
+            return (RunState.COUNTED if steps else RunState.RETURNED), steps
+        self.outcome.completed += 1
+        return RunState.COUNTED, steps
+
+    def _compare_cost(self, uid: str, now: datetime) -> None:
+        job = self._books.runs[uid].job
+        entry = self._space.ledger_of(job.created_at).runs[uid]
+        if entry.estimate is not None:
+            self.outcome.costs.append((entry.estimate, entry.cost))
+
     def _look_at_all(self, now: datetime) -> None:
         for uid in self._space.working:
-            job = self._jobs[uid]
+            job = self._books.runs[uid].job
             seen = self._sight(job, now, RunState.RUNNING, 0)
-            self._space = note(self._space, uid, seen, created_at=job.created_at)
+            self._space = gate.note(self._space, uid, seen, created_at=job.created_at)
         budget = self._policy.monthly_budget
-        if budget is None or self._closed_at is not None:
+        if budget is None or self._books.closed_at is not None:
             return
-        if self._spent() >= Decimal(budget.amount):
-            self._closed_at = now
+        if any(ledger.spent >= Decimal(budget.amount) for ledger in self._space.ledgers.values()):
+            self._books.closed_at = now
 
     def _sight(self, job: Job, now: datetime, state: RunState, steps: int) -> Sighting:
+        truth, timed = self._books.runs[job.uid], None
+        if state is RunState.COUNTED and job.fate is Fate.COMPLETES:
+            timed = Measured(
+                product=job.product,
+                work=steps * job.step_work,
+                train_seconds=round(job.training_seconds),
+            )
         return Sighting(
             user=job.user,
             recipe=job.recipe,
             gpus=job.gpus,
             state=state,
             steps=steps,
-            gpu_seconds=job.gpus * int((now - self._started[job.uid]).total_seconds()),
-            per_gpu_hour=price_on(self._policy.prices, {"pool": job.pool}),
+            gpu_seconds=truth.gpu_seconds(now),
+            per_gpu_hour=self._books.price(job),
+            measured=timed,
         )
 
     def _foretell(self, uid: str, now: datetime) -> None:
@@ -228,88 +312,40 @@ class Month:
             if known:
                 raise BrokenPromiseError(f"no estimate for {uid}, and everything is known")
 
-    def _crash(self) -> None:
-        """The next leader has the ledger's text alone; who waits and runs, it sees in the runs."""
+    def _crash(self, now: datetime) -> None:
+        """The next leader has the ledger's text, and what it sees of the runs, as the real one."""
         self.outcome.restarts += 1
+        old = self._space
         ledgers = {}
-        for month, ledger in self._space.ledgers.items():
+        for month, ledger in old.ledgers.items():
             text = write_ledger(ledger).model_dump_json(by_alias=True)
             ledgers[month] = read_ledger(TrainingLedgerSpec.model_validate_json(text))
             if ledgers[month].spent != ledger.spent:
                 raise BrokenPromiseError("money was lost in a restart")
-        self._space = Namespace(
-            policy=self._policy,
-            ledgers=ledgers,
-            waiting=self._space.waiting,
-            working=self._space.working,
-        )
+        space = Namespace(policy=self._policy, ledgers=ledgers)
+        for uid in [uid for ledger in ledgers.values() for uid in ledger.runs]:
+            truth = self._books.runs[uid]
+            makes_room = truth.is_stopping and not truth.is_suspended
+            space = gate.recall(space, self._applicant(uid), makes_room=makes_room)
+            if truth.is_suspended and truth.started_at is None:
+                space = gate.pause(space, uid, created_at=truth.job.created_at)
+        for what in ("waiting", "working"):
+            if getattr(space, what).keys() != getattr(old, what).keys():
+                raise BrokenPromiseError(f"a restart changed who is {what}")
+        self._head = None
+        self._space = space
+        self._look_at_all(now)
 
-    def _spent(self) -> Decimal:
-        return sum((ledger.spent for ledger in self._space.ledgers.values()), NOTHING)
+    def _check_nobody_is_left(self) -> None:
+        """Everybody has ended, but for whom the money ended while it had made room."""
+        space = self._space
+        for uid, run in space.waiting.items():
+            if gate.held_for_money(space, uid) is None:
+                raise BrokenPromiseError(f"{run.uid} never started")
+        if space.working:
+            raise BrokenPromiseError(f"never ended: {sorted(space.working)}")
+        self.outcome.held_for_money = len(space.waiting)
 
-    def _check_limit_was_reached(self, job: Job) -> None:
-        if self._counted.get(job.user, 0) != self._policy.monthly_trainings_per_user:
-            raise BrokenPromiseError(f"{job.user} was refused with places left")
 
-    def _check_concurrency(self) -> None:
-        at_work = [self._jobs[uid] for uid in self._space.working]
-        gpus = sum(job.gpus for job in at_work)
-        self.outcome.most_gpus = max(self.outcome.most_gpus, gpus)
-        limit = self._policy.max_concurrent_gpus
-        if limit is not None and gpus > limit:
-            raise BrokenPromiseError(f"{gpus} GPUs of {limit} are in use")
-        each = self._policy.max_concurrent_trainings_per_user
-        users = [job.user for job in at_work]
-        for user in set(users):
-            if each is not None and users.count(user) > each:
-                raise BrokenPromiseError(f"{user} has {users.count(user)} of {each} runs at work")
-
-    def _check_nobody_starves(self, started: Waiting, left: list[Waiting], now: datetime) -> None:
-        """Who started was not created too long after anybody who goes on waiting.
-
-        But for two: one that is held back by its own user's limit, and one that lacks GPUs and has
-        not waited for `backfillSeconds`.
-        """
-        rules = self._policy.queue
-        each = self._policy.max_concurrent_trainings_per_user
-        users = [self._jobs[uid].user for uid in self._space.working]
-        for old in left:
-            if started.created_at <= old.created_at:
-                continue
-            if each is not None and users.count(old.user) >= each:
-                continue
-            if (now - old.created_at).total_seconds() < rules.backfill_seconds:
-                self.outcome.backfilled += 1
-                continue
-            younger = (started.created_at - old.created_at).total_seconds()
-            self.outcome.latest_passer = max(self.outcome.latest_passer, younger)
-            if younger > (MAX_PRIORITY + 1 - old.priority) * rules.aging_seconds:
-                raise BrokenPromiseError(f"{started.uid} passed {old.uid}, {younger:.0f} s older")
-
-    def _close_books(self) -> None:
-        self.outcome.spent = self._spent()
-        places = {
-            user: count
-            for ledger in self._space.ledgers.values()
-            for user, count in ledger.places.items()
-            if count
-        }
-        if places != {user: count for user, count in self._counted.items() if count}:
-            raise BrokenPromiseError("the ledger and what happened differ")
-        if self._closed_at is None or self._policy.monthly_budget is None:
-            return
-        self.outcome.at_work_when_spent = self._cost_of_those_at_work(self._closed_at)
-        over = self.outcome.spent - Decimal(self._policy.monthly_budget.amount)
-        if over > self.outcome.at_work_when_spent:
-            raise BrokenPromiseError(f"overspent by {over}")
-
-    def _cost_of_those_at_work(self, when: datetime) -> Decimal:
-        """What the runs cost that were at work at an instant, from their start to their end."""
-        total = NOTHING
-        for uid, begun in self._started.items():
-            job = self._jobs[uid]
-            seconds = round(job.seconds)
-            if begun <= when <= begun + timedelta(seconds=seconds):
-                price = price_on(self._policy.prices, {"pool": job.pool})
-                total += cost_of(job.gpus * seconds, price)
-        return total
+def _after(now: datetime, seconds: float) -> datetime:
+    return now + timedelta(seconds=round(seconds))

@@ -14,10 +14,11 @@ from benchmarks.policy_simulation.workload import START
 
 from lora_api.policy import TrainingPolicySpec
 from lora_operator.policy.gate import Applicant, Namespace, ask, release
-from lora_operator.policy.ledger import Ledger, Speed, Total
+from lora_operator.policy.ledger import Ledger, Total
 from lora_operator.policy.limits import Request
 from lora_operator.policy.months import Month
 from lora_operator.policy.queue import standings
+from lora_operator.policy.speed import Kind, Speed
 
 USERS = 200
 NAMESPACES = 100
@@ -58,7 +59,11 @@ def _after(policy: TrainingPolicySpec, ended: int) -> Namespace:
         month=month,
         users={name: Total(trainings=each, gpu_seconds=each * 600) for name in names},
         places=dict.fromkeys(names, each),
-        speeds={"sd15": Speed(runs=ended, steps=1000 * ended, gpu_seconds=600 * ended)},
+        speeds={
+            Kind("sd15", "T4"): Speed(
+                runs=ended, work=1000 * ended, train_seconds=500 * ended, other_seconds=100 * ended
+            )
+        },
     )
     free = policy.model_copy(update={"monthly_trainings_per_user": None})
     return Namespace(policy=free, ledgers={month: ledger})

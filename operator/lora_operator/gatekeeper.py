@@ -16,8 +16,9 @@ from decimal import Decimal
 
 from pydantic import ValidationError
 
-from lora_api.policy import ACTING_POLICY, TrainingPolicySpec
+from lora_api.policy import ACTING_POLICY, GpuSettings, TrainingPolicySpec
 from lora_api.reasons import Reason
+from lora_api.status import Phase
 from lora_api.wording import explain
 from lora_operator.cache import Cache
 from lora_operator.departures import Known, gone_before, see_off
@@ -39,6 +40,7 @@ from lora_operator.policy.explain import place_in_words
 from lora_operator.policy.faults import PolicyFaultError
 from lora_operator.policy.forecast import forecast
 from lora_operator.policy.gate import Namespace, Released
+from lora_operator.policy.gpu_fit import UNSET, gpu_names
 from lora_operator.policy.queue import Waiting, standings
 from lora_operator.policy_look import (
     applicant_of,
@@ -90,6 +92,7 @@ class Gatekeeper:
         on_change: Callable[[Key], None],
         on_start: Callable[[Key], None],
         now: Callable[[], datetime],
+        gpu: GpuSettings = UNSET,
     ) -> None:
         """Wire the gatekeeper.
 
@@ -99,12 +102,14 @@ class Gatekeeper:
             on_change: Told of runs that should be looked at, because what is said of them changed.
             on_start: Told of runs that may start, because others made room: GPUs idle for them.
             now: The clock.
+            gpu: How GPUs are called where the policy does not say so.
         """
         self._client = client
         self._cache = cache
         self._on_change = on_change
         self._on_start = on_start
         self._now = now
+        self._gpu = gpu
         self._kept: dict[str, Kept] = {}
         self._at_fault: set[str] = set()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -246,7 +251,8 @@ class Gatekeeper:
         if seen is not None:
             price = await self._prices.price(policy.prices, node_of(seen))
             kept.seen[key.name] = _known(seen, price, now)
-            space, answer = look_at(space, seen, price=price, now=now)
+            product = await self._product(seen, policy)
+            space, answer = look_at(space, seen, price=price, now=now, product=product)
         released = gate.release(space, now)
         space, before = released.namespace, kept.space
         await kept.store.write_urgent(space.ledgers)
@@ -258,6 +264,15 @@ class Gatekeeper:
             place = _place(space, queue, uid, now)
             self.words[uid] = word_of(space, seen.run, answer, place)
         self._wake(key, before, released, queue)
+
+    async def _product(self, seen: Observed, policy: TrainingPolicySpec) -> str:
+        """Name of the GPUs of a run that has completed and is yet to be summed up."""
+        status = seen.run.status
+        is_final = status.cost is not None and status.cost.final
+        if status.phase is not Phase.COMPLETED or is_final:
+            return ""
+        label = gpu_names(policy.gpu, self._gpu).product
+        return await self._prices.product(node_of(seen), label)
 
     def _wake(
         self, key: Key, before: Namespace, released: Released, queue: tuple[Waiting, ...]

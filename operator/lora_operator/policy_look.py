@@ -23,6 +23,7 @@ from lora_operator.policy.ledger import FINAL, Sighting
 from lora_operator.policy.limits import Refusal, Request, spent_budget
 from lora_operator.policy.money import NOTHING, written
 from lora_operator.policy.sightings import sighting
+from lora_operator.policy.speed import step_work
 from lora_operator.state.decision import is_terminal
 from lora_operator.state.views import Observed, Permission, PolicyWord, Run
 
@@ -40,7 +41,7 @@ _PREEMPTED = (
 
 
 def look_at(
-    space: Namespace, seen: Observed, *, price: Decimal, now: datetime
+    space: Namespace, seen: Observed, *, price: Decimal, now: datetime, product: str = ""
 ) -> tuple[Namespace, Answer]:
     """Bring the gate up to what is seen of a run.
 
@@ -49,6 +50,7 @@ def look_at(
         seen: The run, its Job and pods.
         price: Of a GPU-hour on the run's node.
         now: The present.
+        product: Name of the GPUs of a run that has completed, if it is known.
 
     Returns:
         The gate, and why the run may not start if that is so.
@@ -58,7 +60,7 @@ def look_at(
         return bill(space, seen, price=price, now=now), None
     if is_terminal(run.status):
         is_accounted = run.status.cost is not None and run.status.cost.final
-        sight = sighting(spec, run.status, per_gpu_hour=price)
+        sight = sighting(spec, run.status, per_gpu_hour=price, product=product)
         return gate.note(
             space, run.uid, sight, created_at=run.created_at, accounted=is_accounted
         ), None
@@ -139,6 +141,7 @@ def applicant_of(run: Run, spec: LoRATrainingSpec, policy: TrainingPolicySpec) -
             recipe=spec.recipe,
             gpus=spec.resources.gpus,
             steps=DEFAULT_STEPS if steps is None and work.epochs is None else steps,
+            step_work=step_work(spec),
         ),
         created_at=run.created_at,
         priority=priority_of(spec, policy),

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.policies import NOON, NOVEMBER, a_ledger, a_policy, a_request, seen
+from tests.policies import NOON, NOVEMBER, a_ledger, a_policy, a_request, a_speed, seen
 
 from lora_api.policy_ledger import MAX_OPEN_RUNS, MAX_USERS, RunState
 from lora_operator.policy.gate import (
@@ -23,13 +23,13 @@ from lora_operator.policy.gate import (
     recall,
     release,
 )
-from lora_operator.policy.ledger import Ledger, Speed, Total, admit
+from lora_operator.policy.ledger import Ledger, Total, admit
 from lora_operator.policy.ledger_document import read_ledger, write_ledger
 from lora_operator.policy.limits import Refusal
 from lora_operator.policy.months import Month
 from lora_operator.policy.queue import level_of
 
-SPEEDS = {"sd15": Speed(runs=9, steps=9000, gpu_seconds=4500)}
+SPEEDS = a_speed(runs=9, work=9000, seconds=4500)
 
 
 def a_space(*, ledger: Ledger | None = None, **policy: Any) -> Namespace:  # noqa: ANN401
@@ -155,7 +155,7 @@ def test_a_run_belongs_to_the_month_of_its_creation_whenever_it_is_seen() -> Non
 
 
 def test_a_new_month_knows_the_speeds_of_the_last() -> None:
-    speeds = {"sd15": Speed(runs=1, steps=1000, gpu_seconds=500)}
+    speeds = a_speed(runs=1, work=1000, seconds=500)
     space = a_space(ledger=Ledger(month=NOVEMBER, speeds=speeds))
     december = space.ledger_of(NOVEMBER.reset)
     assert (december.month, december.speeds) == (Month(2026, 12), speeds)

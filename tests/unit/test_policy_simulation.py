@@ -9,12 +9,15 @@ from datetime import datetime
 from decimal import Decimal
 
 import pytest
-from benchmarks.policy_simulation.month import BrokenPromiseError, Month, Outcome
+from benchmarks.policy_simulation.books import BrokenPromiseError
+from benchmarks.policy_simulation.month import Month
+from benchmarks.policy_simulation.outcome import Outcome
 from benchmarks.policy_simulation.workload import a_month
 from tests.policies import a_policy
 
 from lora_api.policy import TrainingPolicySpec
 from lora_operator.policy import gate, queue
+from lora_operator.policy.preemption import Preempted
 from lora_operator.policy.queue import Waiting, Working
 
 BUSY = {
@@ -40,6 +43,15 @@ def test_a_busy_day_keeps_every_promise(seed: int) -> None:
     assert outcome.limit_refusals > 0
     assert outcome.most_gpus == 8
     assert outcome.estimates
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_day_on_which_runs_make_room_keeps_every_promise(seed: int) -> None:
+    outcome = play(seed, queue={"preemption": "LowerPriority"})
+    assert outcome.preempted > 5
+    assert outcome.suspended > 5
+    assert outcome.reclassed > 3
+    assert outcome.restarts > 0
 
 
 def test_money_ends_before_the_day_and_is_passed_by_what_was_at_work_alone() -> None:
@@ -98,3 +110,21 @@ def test_the_simulation_notices_a_queue_that_breaks_its_promises(
     monkeypatch.setattr(gate, "startable", wrong)
     with pytest.raises(BrokenPromiseError, match=told):
         play(queue={"agingSeconds": 60})
+
+
+def any_victim(
+    queue: Sequence[Waiting],
+    working: Sequence[Working],
+    policy: TrainingPolicySpec,
+    now: datetime,
+) -> Preempted | None:
+    """Whoever runs makes room for whoever waits."""
+    return Preempted(victims=tuple(working[:1]), beneficiary=queue[0]) if working else None
+
+
+def test_the_simulation_notices_who_makes_room_for_an_equal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gate, "preempt", any_victim)
+    with pytest.raises(BrokenPromiseError, match="its equal or less"):
+        play(queue={"preemption": "LowerPriority"})

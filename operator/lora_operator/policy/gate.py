@@ -20,6 +20,7 @@ from lora_operator.policy.limits import Refusal, Request, estimated_cost, refusa
 from lora_operator.policy.months import Month
 from lora_operator.policy.preemption import preempt
 from lora_operator.policy.queue import Fit, Held, Waiting, Working, standings, startable
+from lora_operator.policy.speed import of_recipe
 
 # Longer than any pod may take for its checkpoint. Who has not made room by then is on a node that
 # does not answer, or waits for somebody who never comes.
@@ -309,11 +310,11 @@ def _sighting(run: Applicant, state: RunState) -> Sighting:
 
 
 def _expected_seconds(run: Request, ledger: Ledger) -> float | None:
-    speed = ledger.speeds.get(run.recipe)
-    if speed is None or run.steps is None:
+    known = of_recipe(ledger.speeds, run.recipe).values()
+    if run.work is None or not known:
         return None
-    seconds = speed.gpu_seconds_for(run.steps)
-    return None if seconds is None else seconds / max(1, run.gpus)
+    # Where it will run is open; most ran on these.
+    return max(known, key=lambda speed: speed.runs).seconds_for(run.work)
 
 
 def _keeping(space: Namespace, ledger: Ledger) -> Namespace:
