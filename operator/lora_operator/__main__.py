@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logs.set_up(log_format=settings.log_format, level=settings.log_level)
     _collect_rarely()
     end = asyncio.run(run(settings))
-    if end is End.LEASE_LOST:
+    # Who calls us with arguments of their own has a process that is not ours to replace.
+    if end is End.LEASE_LOST and arguments is None:
         _begin_anew()
     return end
 

@@ -36,6 +36,7 @@ from lora_operator.orphans import OrphanSweeper
 from lora_operator.policy_metrics import PolicyCollector
 from lora_operator.puller import ProgressPuller
 from lora_operator.reconcile import Reconciler
+from lora_operator.relabel import LabelKeeper
 from lora_operator.run_metrics import RunCollector
 from lora_operator.server_time import ServerTime
 from lora_operator.settings import Settings
@@ -137,6 +138,7 @@ class App:
             now=server_time.now,
             gpu=settings.gpu,
         )
+        self._label_keeper = LabelKeeper(client=client, cache=cache)
         api_watch = ApiWatch(metrics=metrics, on_list=self._sweeper.ask)
         self._feed = Feed(
             cache=cache,
@@ -145,6 +147,7 @@ class App:
             namespaces=settings.namespaces,
             on_change=self._hear,
             on_policy=self._gatekeeper.policy_changed,
+            on_job_gone=self._label_keeper.miss,
             webhook=self._webhook(connection.server),
         )
         self._puller = ProgressPuller(
@@ -266,6 +269,7 @@ class App:
         self._start(self._puller.run(), "puller")
         self._start(self._orphans.run(), "orphans")
         self._start(self._gatekeeper.run(), "gatekeeper")
+        self._start(self._label_keeper.run(), "labels")
         if self._settings.leader_elect:
             await self._elector.hold()
         await asyncio.Event().wait()

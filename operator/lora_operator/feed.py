@@ -15,9 +15,9 @@ from lora_operator import webhook_server
 from lora_operator.admission_webhook import AdmissionWebhook
 from lora_operator.cache import Cache, run_of
 from lora_operator.kube.credentials import Connection, Middleware
-from lora_operator.kube.resources import CHILDREN, POLICIES, WATCHED, Resource
+from lora_operator.kube.resources import CHILDREN, JOBS, POLICIES, WATCHED, Resource
 from lora_operator.labels import CHILD_SELECTOR
-from lora_operator.state.keys import Key, key_of
+from lora_operator.state.keys import Key, Object, key_of
 from lora_operator.watch import Watch
 
 
@@ -33,6 +33,7 @@ class Feed:
         namespaces: tuple[str, ...],
         on_change: Callable[[Key], None],
         on_policy: Callable[[str], None],
+        on_job_gone: Callable[[Object], None],
         webhook: AdmissionWebhook | None = None,
     ) -> None:
         """Wire the feed.
@@ -44,6 +45,7 @@ class Feed:
             namespaces: Namespaces to watch; empty for all.
             on_change: Told the run that an object belongs to, when that object is news.
             on_policy: Told the namespace whose policy is news.
+            on_job_gone: Told of a Job that the watch sees no more, as it last looked.
             webhook: Served along, for as long as watching goes on.
         """
         self._cache = cache
@@ -52,6 +54,7 @@ class Feed:
         self._namespaces = namespaces
         self._on_change = on_change
         self._on_policy = on_policy
+        self._on_job_gone = on_job_gone
         self._webhook = webhook
         self._stop = asyncio.Event()
         self.started = asyncio.Event()
@@ -105,6 +108,8 @@ class Feed:
         """Update the cache by one event, and tell whose it was if it was news."""
         if kind == "DELETED":
             news = self._cache.drop(resource, key_of(body), uid=body["metadata"]["uid"])
+            if resource is JOBS:
+                self._on_job_gone(body)
         else:
             news = self._cache.put(resource, body)
         run = run_of(resource, body)

@@ -21,14 +21,22 @@ MERGE = "application/merge-patch+json"
 class RealStage(Stage):
     """A stage on which the Job controller acts by itself."""
 
+    def beside(self, name: str) -> RealStage:
+        """A run that waits for a node, in the same namespace."""
+        training = a_training().with_spec("workspace.type", "Ephemeral")
+        other = RealStage(self.api, training.in_namespace(self.namespace).named(name))
+        other.apply()
+        other.is_in("Pending", "PodPending")
+        return other
+
     def patch(self, spec: Object, **meta: object) -> None:
         """Change the run as its user would."""
         path = TRAININGS.path(self.namespace, self.name)
         self.api.request("PATCH", path, {"spec": spec, "metadata": meta}, MERGE)
 
-    def patch_job(self, spec: Object) -> None:
-        """Change the Job behind the operator's back, or as Kueue does."""
-        path = JOBS.path(self.namespace, "anna-train")
+    def patch_job(self, spec: Object, *, job: str = "anna-train") -> None:
+        """Change a Job behind the operator's back, or as Kueue does."""
+        path = JOBS.path(self.namespace, job)
         self.api.request("PATCH", path, {"spec": spec}, MERGE)
 
     def running_pod(self, *, job: str = "anna-train", but: str = "") -> APod:

@@ -9,7 +9,6 @@ import urllib.error
 import pytest
 from tests.api.operator_process import ApiServer, Operator, eventually
 from tests.api.real_stage import MERGE, NewStage, RealStage
-from tests.builders import a_training
 
 from lora_operator.kube.resources import CLAIMS, JOBS, PODS, TRAININGS
 
@@ -32,15 +31,6 @@ def exists(api: ApiServer, path: str) -> bool:
     return True
 
 
-def beside(stage: RealStage, name: str) -> RealStage:
-    """A run that waits, in the same namespace."""
-    training = a_training().with_spec("workspace.type", "Ephemeral")
-    other = RealStage(stage.api, training.in_namespace(stage.namespace).named(name))
-    other.apply()
-    other.is_in("Pending", "PodPending")
-    return other
-
-
 def test_a_namespace_goes_with_all_its_runs_and_leaves_the_operator_in_peace(
     new_stage: NewStage, controlled_operator: Operator
 ) -> None:
@@ -48,8 +38,8 @@ def test_a_namespace_goes_with_all_its_runs_and_leaves_the_operator_in_peace(
     api, namespace = trains.api, f"/api/v1/namespaces/{trains.namespace}"
     pod = trains.running_pod()
     trains.is_in("Starting", "Running")
-    held = beside(trains, "held")
-    beside(trains, "waits")
+    held = trains.beside("held")
+    trains.beside("waits")
     api.request("PATCH", path_of(held), HOLD, MERGE)
     known = controlled_operator.metric("lora_operator_cached_objects")
     api.request("DELETE", namespace)
@@ -87,7 +77,7 @@ def test_a_run_that_somebody_elses_finalizer_holds_is_left_as_it_is(new_stage: N
     stage.is_leaving(pod)
     stage.end(pod, 143)
     # Another run shows that the operator has looked around since.
-    beside(stage, "ben")
+    stage.beside("ben")
     assert stage.has(JOBS) == ["ben-train"]
     assert stage.version == version
     stage.api.request("PATCH", path_of(stage), RELEASE, MERGE)
