@@ -202,6 +202,28 @@ def _variant_files(component: str, inside: Sequence[str], variant: str | None) -
     return []
 
 
+def weight_files(base: BaseModel, component: str) -> list[Path]:
+    """The safetensors of a component that lies in a folder: one, or the shards of its index.
+
+    Args:
+        base: The base model.
+        component: Its folder's name.
+    """
+    folder = base.folder / component
+    inside = sorted(f"{component}/{one.name}" for one in folder.iterdir())
+    chosen = _variant_files(component, inside, base.variants[component])
+    indices = [base.folder / name for name in chosen if name.endswith(".json")]
+    shards = {name for index in indices for name in _shards_of(index)}
+    files = [base.folder / name for name in chosen if name.endswith(".safetensors")]
+    return [file for file in files if file.name in shards] if indices else files
+
+
+def _shards_of(index: Path) -> set[str]:
+    """The files that an index names; shards of another one may lie beside them."""
+    named = json.loads(index.read_bytes()).get("weight_map", {})
+    return {str(name) for name in named.values()}
+
+
 def check_config_sizes(sizes: Mapping[str, int], *, where: str) -> None:
     """Refuse configs and tokenizer files that are too large to be any.
 

@@ -59,7 +59,7 @@ class DenoiserRecipe:
 
     def load_picture_encoder(self, *, device: torch.device) -> PictureEncoder:
         """The VAE, in float32."""
-        return KlEncoder(load_vae(self._base, device), device)
+        return KlEncoder(load_vae(self._base, device, without="decoder"), device)
 
     def attach_file(
         self,

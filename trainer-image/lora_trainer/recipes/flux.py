@@ -131,7 +131,7 @@ class Flux(DenoiserRecipe):
 
     def sampler(self, denoisers: Sequence[torch.nn.Module], *, device: torch.device) -> Sampler:
         """Euler steps through the diffusers pipeline."""
-        vae = load_vae(self._base, device)
+        vae = load_vae(self._base, device, without="encoder")
         scheduler = FlowMatchEulerDiscreteScheduler.from_config(self._base.configs["scheduler"])
         pipeline = self._piped(denoisers[0], vae=vae, scheduler=scheduler)
 

@@ -13,10 +13,17 @@ from diffusers.loaders.single_file_utils import (
 from transformers.utils import logging
 
 from lora_trainer.basemodel import BaseModel
+from lora_trainer.recipes.filling import filled
 
 
 def load_component(
-    model: Any, base: BaseModel, component: str, *, device: torch.device, dtype: torch.dtype
+    model: Any,
+    base: BaseModel,
+    component: str,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    without: str | None = None,
 ) -> Any:
     """A diffusers model, frozen.
 
@@ -26,11 +33,15 @@ def load_component(
         component: Its folder's name.
         device: Where to.
         dtype: Of the weights; those that the class keeps in float32 stay so.
+        without: A part that is not needed and takes no memory, by its attribute's name.
     """
     single_file = _single_file(base, component)
     if single_file is None:
-        return _from_folder(model, base, component, device=device, torch_dtype=dtype)
+        loaded = filled(model, base, component, device=device, dtype=dtype, without=without)
+        return _frozen(loaded, device)
     loaded = model.from_single_file(single_file, torch_dtype=dtype, **_configs(base, component))
+    if without is not None:
+        setattr(loaded, without, None)
     _keep_in_float32(loaded)
     return _frozen(loaded, device)
 
@@ -50,7 +61,14 @@ def load_text_model(
     logging.disable_progress_bar()
     single_file = _single_file(base, component)
     if single_file is None:
-        return _from_folder(model, base, component, device=device, dtype=dtype)
+        loaded = model.from_pretrained(
+            base.folder / component,
+            use_safetensors=True,
+            variant=base.variants[component],
+            local_files_only=True,
+            dtype=dtype,
+        )
+        return _frozen(loaded, device)
     loaded = create_diffusers_clip_model_from_ldm(
         model,
         checkpoint=load_single_file_checkpoint(single_file, local_files_only=True),
@@ -69,20 +87,6 @@ def _single_file(base: BaseModel, component: str) -> str | None:
 def _configs(base: BaseModel, component: str) -> dict[str, Any]:
     """Where the config of a component lies whose weights are in a single file."""
     return {"config": str(base.folder), "subfolder": component, "local_files_only": True}
-
-
-def _from_folder(
-    model: Any, base: BaseModel, component: str, *, device: torch.device, **kind: torch.dtype
-) -> Any:
-    """A component in diffusers layout; diffusers and transformers name the weights' type apart."""
-    loaded = model.from_pretrained(
-        base.folder / component,
-        use_safetensors=True,
-        variant=base.variants[component],
-        local_files_only=True,
-        **kind,
-    )
-    return _frozen(loaded, device)
 
 
 def _frozen(model: Any, device: torch.device) -> Any:

@@ -79,7 +79,7 @@ class UnetRecipe(DenoiserRecipe):
 
     def sampler(self, denoisers: Sequence[torch.nn.Module], *, device: torch.device) -> Sampler:
         """DPM-Solver++ through the diffusers pipeline."""
-        vae = load_vae(self._base, device)
+        vae = load_vae(self._base, device, without="encoder")
         scheduler = DPMSolverMultistepScheduler.from_config(self._base.configs["scheduler"])
         return PipelineSampler(
             self._piped(denoisers[0], vae=vae, scheduler=scheduler),

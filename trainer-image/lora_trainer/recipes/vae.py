@@ -15,15 +15,22 @@ from lora_trainer.recipes.loading import load_component
 from lora_trainer.transfer import sent
 
 
-def load_vae(base: BaseModel, device: torch.device, model: Any = AutoencoderKL) -> Any:
+def load_vae(
+    base: BaseModel,
+    device: torch.device,
+    model: Any = AutoencoderKL,
+    *,
+    without: str | None = None,
+) -> Any:
     """The autoencoder, in float32: half precision overflows in those of sd15 and sdxl.
 
     Args:
         base: The base model.
         device: Where to.
         model: Its class.
+        without: `encoder` or `decoder`, the half that is not asked for.
     """
-    return load_component(model, base, "vae", device=device, dtype=torch.float32)
+    return load_component(model, base, "vae", device=device, dtype=torch.float32, without=without)
 
 
 class KlEncoder:
