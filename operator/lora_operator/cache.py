@@ -13,6 +13,8 @@ from lora_operator.labels import RUN_LABEL, run_of_job
 from lora_operator.state.keys import Key, Object, key_of
 
 JOB_KIND = "Job"
+# Questions are answered within seconds; what is forgotten meanwhile is less than this.
+REMEMBERED_DROPS = 10_000
 
 
 def run_of(resource: Resource, body: Object) -> Key | None:
@@ -45,16 +47,38 @@ class Cache:
     def __init__(self) -> None:
         self._objects: dict[Resource, dict[Key, Object]] = {kind: {} for kind in WATCHED}
         self._children: dict[Key, set[tuple[Resource, Key]]] = defaultdict(set)
+        self._moment = 0
+        self._learned: dict[tuple[Resource, Key], int] = {}
+        self._dropped: dict[tuple[Resource, Key], int] = {}
 
-    def put(self, resource: Resource, body: Object) -> bool:
+    @property
+    def moment(self) -> int:
+        """To be noted before the API server is asked, and given along with its answer."""
+        return self._moment
+
+    def put(self, resource: Resource, body: Object, *, asked: int | None = None) -> bool:
         """Take an object in, unless a newer state of it is known.
+
+        Which of two states is newer, their versions say; but the versions of a store that was
+        restored from a backup begin again at an earlier number, and the lost future would win for
+        ever. So an answer wins over all that was learned before its question was asked: the API
+        server reads from the store what is asked for without a version, and shows no past. What
+        was learned while it was on its way (a watch is often faster) is compared by version, and
+        what was heard to be gone meanwhile stays so.
+
+        Args:
+            resource: The kind.
+            body: The object.
+            asked: The `moment` at which it was asked for; None for what came by itself.
 
         Returns:
             Whether the cache changed.
         """
         key = key_of(body)
         known = self._objects[resource].get(key)
-        if known is not None and not _is_news(known, body):
+        if known is None and asked is not None and self._dropped.get((resource, key), 0) > asked:
+            return False
+        if known is not None and not self._wins(resource, known, body, asked):
             return False
         if known is not None:
             self._unlink(resource, known)
@@ -62,17 +86,32 @@ class Cache:
         # Nobody here reads who owns which field, and it is often half of the object.
         slim["metadata"] = {k: v for k, v in body["metadata"].items() if k != "managedFields"}
         self._objects[resource][key] = slim
+        self._moment += 1
+        self._learned[resource, key] = self._moment
         run = run_of(resource, slim)
         if run is not None and resource is not TRAININGS:
             self._children[run].add((resource, key))
         return True
 
-    def drop(self, resource: Resource, key: Key, *, uid: str | None = None) -> bool:
-        """Forget an object; with a uid, only if it is still that very object."""
+    def drop(
+        self, resource: Resource, key: Key, *, uid: str | None = None, asked: int | None = None
+    ) -> bool:
+        """Forget an object.
+
+        Args:
+            resource: The kind.
+            key: Which one.
+            uid: Forget it only if it is still that very object.
+            asked: The `moment` at which it was asked for in vain; what was learned since stays.
+        """
         known = self._objects[resource].get(key)
         if known is None or (uid is not None and known["metadata"]["uid"] != uid):
             return False
+        if asked is not None and self._learned[resource, key] > asked:
+            return False
         del self._objects[resource][key]
+        del self._learned[resource, key]
+        self._note_drop(resource, key)
         self._unlink(resource, known)
         return True
 
@@ -119,6 +158,18 @@ class Cache:
                 touched.append(run)
         return touched
 
+    def _note_drop(self, resource: Resource, key: Key) -> None:
+        self._moment += 1
+        self._dropped.pop((resource, key), None)
+        self._dropped[resource, key] = self._moment
+        if len(self._dropped) > REMEMBERED_DROPS:
+            del self._dropped[next(iter(self._dropped))]
+
+    def _wins(self, resource: Resource, known: Object, body: Object, asked: int | None) -> bool:
+        if asked is not None and self._learned[resource, key_of(body)] <= asked:
+            return version_of(known) != version_of(body) or uid_of(known) != uid_of(body)
+        return _is_news(known, body)
+
     def _unlink(self, resource: Resource, body: Object) -> None:
         run = run_of(resource, body)
         if run is None or resource is TRAININGS:
@@ -130,13 +181,28 @@ class Cache:
                 del self._children[run]
 
 
+def uid_of(body: Object) -> str:
+    """Which object it is, whatever its name."""
+    uid: str = body["metadata"]["uid"]
+    return uid
+
+
+def version_of(body: Object) -> str:
+    """Which state of it."""
+    version: str = body["metadata"].get("resourceVersion", "")
+    return version
+
+
+def is_later(one: str, other: str) -> bool:
+    """Whether a version was given after another.
+
+    Versions are numbers that grow (guaranteed since Kubernetes 1.35, true long before); whatever is
+    not a number can't be compared and counts as later.
+    """
+    if one.isdigit() and other.isdigit():
+        return int(one) > int(other)
+    return one != other
+
+
 def _is_news(known: Object, body: Object) -> bool:
-    if known["metadata"]["uid"] != body["metadata"]["uid"]:
-        return True
-    old = known["metadata"].get("resourceVersion", "")
-    new = body["metadata"].get("resourceVersion", "")
-    # Versions are numbers that grow (guaranteed since Kubernetes 1.35, true long before);
-    # whatever is not a number can't be compared and counts as news.
-    if old.isdigit() and new.isdigit():
-        return int(new) > int(old)
-    return bool(old != new)
+    return uid_of(known) != uid_of(body) or is_later(version_of(body), version_of(known))

@@ -1,17 +1,19 @@
 """Evicting ghosts: what the cache still holds but the API server no longer has.
 
 A module of its own because a watch that reconnects lists what exists and never says what vanished
-meanwhile; somebody has to compare.
+meanwhile; somebody has to compare. What vanished may also be the future: after a restore from a
+backup the API server holds earlier states than those that were heard of.
 """
 
 import asyncio
 from collections.abc import Callable
 
-from lora_operator.cache import Cache
+from lora_operator.cache import Cache, is_later, run_of, version_of
 from lora_operator.errors import ApiError
 from lora_operator.kube.client import KubeClient
 from lora_operator.kube.resources import CHILDREN, WATCHED, Resource
 from lora_operator.labels import CHILD_SELECTOR
+from lora_operator.live_reads import LiveReads
 from lora_operator.logs import log
 from lora_operator.metrics import Metrics
 from lora_operator.state.keys import Key
@@ -39,6 +41,7 @@ class Sweeper:
         """Wire the sweeper; `on_change` hears of each run that lost something."""
         self._client = client
         self._cache = cache
+        self._live = LiveReads(client, cache)
         self._metrics = metrics
         self._namespaces: tuple[str | None, ...] = namespaces or (None,)
         self._on_change = on_change
@@ -56,7 +59,7 @@ class Sweeper:
         """
         while True:
             try:
-                missing = {kind: await self._listed(kind) for kind in WATCHED}
+                missing = {kind: set(await self._listed(kind)) for kind in WATCHED}
             except ApiError as error:
                 log("cache not filled yet", reason=error.reason, message=error.message)
                 await asyncio.sleep(SYNC_RETRY_SECONDS)
@@ -93,8 +96,10 @@ class Sweeper:
         """Compare once."""
         for kind in WATCHED:
             # Taken before the list is read, so that what appears meanwhile is no suspect.
-            known = set(self._cache.uids(kind))
-            ghosts = known - await self._listed(kind)
+            known = {body["metadata"]["uid"]: version_of(body) for body in self._cache.all(kind)}
+            listed = await self._listed(kind)
+            await self._undo_lost_future(kind, known, listed)
+            ghosts = known.keys() - listed.keys()
             if not ghosts:
                 continue
             self._metrics.ghosts_evicted.labels(kind.plural).inc(len(ghosts))
@@ -102,11 +107,31 @@ class Sweeper:
             for run in self._cache.evict(kind, ghosts):
                 self._on_change(run)
 
-    async def _listed(self, kind: Resource) -> set[str]:
+    async def _undo_lost_future(
+        self, kind: Resource, known: dict[str, str], listed: dict[str, str]
+    ) -> None:
+        """Read what the API server shows in an earlier state than was known before it was asked."""
+        keys = self._cache.uids(kind)
+        lost = [
+            uid
+            for uid in known.keys() & listed.keys() & keys.keys()
+            if is_later(known[uid], listed[uid])
+        ]
+        if lost:
+            log("the API server went back in time", resource=kind.plural, count=len(lost))
+        for uid in lost:
+            await self._live.one(kind, keys[uid])
+            body = self._cache.get(kind, keys[uid])
+            run = run_of(kind, body) if body is not None else None
+            if run is not None:
+                self._on_change(run)
+
+    async def _listed(self, kind: Resource) -> dict[str, str]:
+        """Uids of all there are, with the version of each."""
         selector = CHILD_SELECTOR if kind in CHILDREN else None
-        uids = set()
+        found = {}
         for namespace in self._namespaces:
             items = self._client.list_metadata(kind, namespace, label_selector=selector)
             async for item in items:
-                uids.add(item["metadata"]["uid"])
-        return uids
+                found[item["metadata"]["uid"]] = version_of(item)
+        return found

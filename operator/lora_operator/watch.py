@@ -110,6 +110,9 @@ class Watch:
             self._version = ""  # whatever it is about, changes before it may be lacking
             raise UnavailableError(f"the watch ended with an error: {body.get('message', '')}")
         self._failures = 0
+        if is_before(body["metadata"]["resourceVersion"], self._version):
+            self._version = ""  # the store was restored: whatever was heard may never have been
+            raise UnavailableError("the API server went back in time")
         self._version = body["metadata"]["resourceVersion"]
         if kind != "BOOKMARK":
             self._tell(kind, body)
@@ -163,6 +166,11 @@ class Watch:
             again_in=f"{delay:.1f}s",
         )
         await asyncio.sleep(delay)
+
+
+def is_before(version: str, other: str) -> bool:
+    """Whether a version is an earlier one; what is no number has no order."""
+    return version.isdigit() and other.isdigit() and int(version) < int(other)
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
