@@ -4,7 +4,6 @@ A module of its own because it is what lets the encoders leave before training: 
 another job in the same workspace, finds everything here and loads no encoder at all.
 """
 
-import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +22,7 @@ from lora_trainer.errors import TrainerError
 from lora_trainer.pixels import load_pixels
 from lora_trainer.progress import Advance
 from lora_trainer.recipes import Conditioning, Recipe
+from lora_trainer.release import release
 from lora_trainer.stopping import StopFlag
 
 if TYPE_CHECKING:
@@ -112,14 +112,14 @@ def fill_cache(
             write_entry(cache.text_path(text), embedding)
             advance(done, total)
             stop.check("encoding captions")
-        _release(device)
+        release(device)
     if new_samples:
         made = _encoded_samples(recipe, new_samples, device, video=video)
         for done, (sample, moments) in enumerate(made, 1 + len(new_texts)):
             write_entry(cache.moments_path(sample), {"moments": moments.float()})
             advance(done, total)
             stop.check("encoding pictures")
-        _release(device)
+        release(device)
 
 
 def _encoded_texts(
@@ -183,10 +183,3 @@ def _read(path: Path) -> Tensors:
             "it anew. If it happens again, check the disk",
         )
     return tensors
-
-
-def _release(device: torch.device) -> None:
-    """Let what no variable holds any more leave the device."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -24,6 +24,7 @@ from lora_trainer.progress import share_of
 from lora_trainer.publish import CURVE, MODEL, REPORT, SHEET, outcome_of
 from lora_trainer.quality import Quality, similarities_to
 from lora_trainer.recipes import RECIPES, Recipe
+from lora_trainer.release import release
 from lora_trainer.report import make_report
 from lora_trainer.sample import Drawn, draw_samples, heard, planned_samples
 from lora_trainer.saving import trained_on
@@ -46,6 +47,7 @@ def sample_and_score(session: Session, embedder: EmbedderFiles | None) -> None:
     context = session.context
     context.board.enter(Stage.SAMPLE)
     load_ahead()
+    release(session.device)  # what training held, before a VAE is loaded to draw
     quality = _measured(session, embedder)
     folder = context.workspace.result
     points = _course(session)
