@@ -28,9 +28,11 @@ from lora_operator.errors import NotFoundError
 from lora_operator.gatekeeper import Gatekeeper
 from lora_operator.kube.client import KubeClient
 from lora_operator.kube.resources import POLICIES, TRAININGS, Resource
-from lora_operator.policy.gate import Applicant, Namespace, ask, release
+from lora_operator.policy.gate import ask
 from lora_operator.policy.limits import Request
 from lora_operator.policy.queue import standings
+from lora_operator.policy.space import Applicant, Namespace
+from lora_operator.policy.turns import release
 from lora_operator.state.keys import Key
 from lora_operator.state.views import Permission
 

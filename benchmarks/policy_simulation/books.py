@@ -16,9 +16,9 @@ from benchmarks.policy_simulation.outcome import Outcome
 from benchmarks.policy_simulation.workload import START_UP_SECONDS, Job
 
 from lora_api.policy import MAX_PRIORITY, TrainingPolicySpec
-from lora_operator.policy.gate import Namespace
 from lora_operator.policy.money import NOTHING, cost_of, price_on
 from lora_operator.policy.queue import Waiting, Working
+from lora_operator.policy.space import Namespace
 
 
 class BrokenPromiseError(AssertionError):

@@ -21,12 +21,13 @@ from lora_api.policy import TrainingPolicySpec
 from lora_api.policy_ledger import RunState, TrainingLedgerSpec
 from lora_operator.policy import gate
 from lora_operator.policy.forecast import FORESEEN, forecast
-from lora_operator.policy.gate import Applicant, Deferred, Namespace
 from lora_operator.policy.ledger import Sighting
 from lora_operator.policy.ledger_document import read_ledger, write_ledger
 from lora_operator.policy.limits import Request
 from lora_operator.policy.queue import Waiting
+from lora_operator.policy.space import Applicant, Deferred, Namespace
 from lora_operator.policy.speed import Measured
+from lora_operator.policy.turns import held_for_money, release
 
 # From the wish that a run be suspended to the end of its last pod.
 CHECKPOINT_SECONDS = 45
@@ -147,7 +148,7 @@ class Month:
 
     def _release(self, now: datetime) -> None:
         before = self._space
-        released = gate.release(before, now)
+        released = release(before, now)
         space = self._space = released.namespace
         for run, _ in released.refused:
             self.outcome.budget_refusals += 1
@@ -340,7 +341,7 @@ class Month:
         """Everybody has ended, but for whom the money ended while it had made room."""
         space = self._space
         for uid, run in space.waiting.items():
-            if gate.held_for_money(space, uid) is None:
+            if held_for_money(space, uid) is None:
                 raise BrokenPromiseError(f"{run.uid} never started")
         if space.working:
             raise BrokenPromiseError(f"never ended: {sorted(space.working)}")

@@ -13,12 +13,14 @@ from functools import partial
 from benchmarks.policy_simulation.workload import START
 
 from lora_api.policy import TrainingPolicySpec
-from lora_operator.policy.gate import Applicant, Namespace, ask, release
+from lora_operator.policy.gate import ask
 from lora_operator.policy.ledger import Ledger, Total
 from lora_operator.policy.limits import Request
 from lora_operator.policy.months import Month
 from lora_operator.policy.queue import standings
+from lora_operator.policy.space import Applicant, Namespace
 from lora_operator.policy.speed import Kind, Speed
+from lora_operator.policy.turns import release
 
 USERS = 200
 NAMESPACES = 100

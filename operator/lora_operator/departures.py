@@ -16,10 +16,10 @@ from lora_operator.gpu_meter import Meter
 from lora_operator.kube.resources import PODS
 from lora_operator.labels import RUN_UID_LABEL
 from lora_operator.policy import gate
-from lora_operator.policy.gate import Applicant, Namespace
 from lora_operator.policy.ledger import Entry
 from lora_operator.policy.limits import Request
 from lora_operator.policy.money import NOTHING, highest_price
+from lora_operator.policy.space import Applicant, Namespace
 from lora_operator.state.keys import Key, Object
 from lora_operator.state.reading import read_pod
 

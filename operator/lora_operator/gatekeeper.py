@@ -1,84 +1,42 @@
-"""The gate of each namespace that has a policy: what is known of it, kept, stored and told.
+"""The gate of each namespace that has a policy: each run is asked about before it is decided on.
 
 A module of its own because here the pure gate meets the API server: one look at a time in each
 namespace, and the ledger is written before anybody acts on what it says.
 """
 
-import asyncio
 import contextlib
-import logging
-import traceback
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
-from decimal import Decimal
-
-from pydantic import ValidationError
 
 from lora_api.policy import ACTING_POLICY, GpuSettings, TrainingPolicySpec
-from lora_api.reasons import Reason
 from lora_api.status import Phase
-from lora_api.wording import explain
+from lora_operator.bookkeeper import Bookkeeper
 from lora_operator.cache import Cache
-from lora_operator.departures import Known, gone_before, see_off
-from lora_operator.errors import (
-    ApiError,
-    InternalError,
-    OperatorError,
-)
-from lora_operator.gpu_meter import read_meter
+from lora_operator.departures import see_off
+from lora_operator.errors import InternalError, OperatorError
+from lora_operator.gate_memory import GateMemory
 from lora_operator.kube.client import KubeClient
 from lora_operator.kube.resources import POLICIES, TRAININGS
-from lora_operator.ledger_store import LedgerStore
-from lora_operator.logs import log
 from lora_operator.node_prices import NodePrices
 from lora_operator.observe import observe
-from lora_operator.policy import gate
-from lora_operator.policy.currency import currency_fault, in_its_currency
 from lora_operator.policy.explain import place_in_words
 from lora_operator.policy.faults import PolicyFaultError
 from lora_operator.policy.forecast import forecast
-from lora_operator.policy.gate import Namespace, Released
 from lora_operator.policy.gpu_fit import UNSET, gpu_names
 from lora_operator.policy.queue import Waiting, standings
-from lora_operator.policy_look import (
-    applicant_of,
-    bill,
-    is_dear,
-    look_at,
-    makes_room,
-    node_of,
-    word_of,
-)
+from lora_operator.policy.space import Namespace
+from lora_operator.policy.turns import Released, release
+from lora_operator.policy_look import known_of, look_at, node_of, word_of
 from lora_operator.policy_reads import PolicyReads
-from lora_operator.policy_report import PolicyReporter
 from lora_operator.state.decision import is_terminal
-from lora_operator.state.keys import Key, Object, key_of
-from lora_operator.state.reading import read_run, read_time
+from lora_operator.state.keys import Key, Object
+from lora_operator.state.reading import read_time
 from lora_operator.state.views import Observed, Permission, PolicyWord
 
 # Those at the head of a queue hear of each change; the others learn their place when they are
 # looked at next.
 TOLD_AT_ONCE = 20
-FLUSH_SECONDS = 15.0
-
-
-class Kept:
-    """What is known of one namespace.
-
-    Attributes:
-        space: The gate as it is.
-        store: Where its ledgers lie.
-        seen: The runs that were looked at, by name.
-        leaving: Those whose objects are gone and whose pods are not, by uid.
-    """
-
-    def __init__(self, space: Namespace, store: LedgerStore) -> None:
-        self.space = space
-        self.store = store
-        self.seen: dict[str, Known] = {}
-        self.leaving: dict[str, Known] = {}
 
 
 class Gatekeeper:
@@ -104,18 +62,23 @@ class Gatekeeper:
             now: The clock.
             gpu: How GPUs are called where the policy does not say so.
         """
-        self._client = client
         self._cache = cache
         self._on_change = on_change
         self._on_start = on_start
         self._now = now
         self._gpu = gpu
-        self._kept: dict[str, Kept] = {}
         self._at_fault: set[str] = set()
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._reporter = PolicyReporter(client)
         self._policy_reads = PolicyReads(client=client, cache=cache, now=now)
         self._prices = NodePrices(client, now=now)
+        self._memory = GateMemory(client=client, cache=cache, on_change=on_change, now=now)
+        self._books = Bookkeeper(
+            client=client,
+            cache=cache,
+            memory=self._memory,
+            prices=self._prices,
+            on_change=on_change,
+            now=now,
+        )
         self.words: dict[str, PolicyWord] = {}
         """What the policy says of a run, by uid; nothing where there is no policy."""
 
@@ -125,16 +88,16 @@ class Gatekeeper:
         Those that wait come first and in their order, so that a raised quota does not have to wait
         for looks at hundreds of runs for which nothing changes.
         """
-        kept = self._kept.get(namespace)
+        kept = self._memory.known(namespace)
         policy = None
         with contextlib.suppress(InternalError):
-            policy = self._policy(namespace)
+            policy = self._memory.policy(namespace)
             if namespace not in self._at_fault and policy == (
                 kept.space.policy if kept is not None else None
             ):
                 return
         queue = self._queue(replace(kept.space, policy=policy)) if kept and policy else ()
-        names = {body["metadata"]["name"] for body in self._of_namespace(namespace)}
+        names = {body["metadata"]["name"] for body in self._memory.runs_of(namespace)}
         for name in dict.fromkeys((*(run.name for run in queue if run.name in names), *names)):
             self._on_change(Key(namespace, name))
 
@@ -156,10 +119,10 @@ class Gatekeeper:
             await self._policy_reads.until(
                 key.namespace, read_time(new["metadata"]["creationTimestamp"])
             )
-        async with self._locks[key.namespace]:
+        async with self._memory.locks[key.namespace]:
             policy = None
             try:
-                policy = self._policy(key.namespace)
+                policy = self._memory.policy(key.namespace)
                 if policy is None:
                     self._no_policy(key)
                 else:
@@ -167,80 +130,22 @@ class Gatekeeper:
                 self._at_fault.discard(key.namespace)
             except OperatorError as error:
                 # Whether a write arrived is not known: the API server says so at the next look.
-                self._kept.pop(key.namespace, None)
+                self._memory.forget(key.namespace)
                 if not isinstance(error, PolicyFaultError) or not self._hold(key, policy, error):
                     raise
 
     async def run(self) -> None:
-        """Write down from time to time what no decision waits for: costs, and who uses what."""
-        while True:
-            await asyncio.sleep(FLUSH_SECONDS)
-            await self.flush()
+        """Write down from time to time what no decision waits for."""
+        await self._books.run()
 
     async def flush(self) -> None:
-        """Write down what no decision waits for, in each namespace that has a policy."""
-        for body in self._cache.all(POLICIES):
-            try:
-                await self._report(body)
-            except OperatorError as error:
-                log("policy not reported", policy=key_of(body), reason=error.reason)
-            except Exception:
-                # A fault met in one namespace must not end the others' day.
-                log(
-                    "policy report broke",
-                    level=logging.ERROR,
-                    policy=key_of(body),
-                    traceback=traceback.format_exc(),
-                )
-
-    async def _report(self, body: Object) -> None:
-        try:
-            await self._write_down(body)
-        except PolicyFaultError as fault:
-            # Nothing starts in this namespace, and who writes its policy may never see our log.
-            await self._reporter.report_fault(body, fault, self._now())
-            raise
-
-    async def _write_down(self, body: Object) -> None:
-        key = key_of(body)
-        if key.name != ACTING_POLICY:
-            await self._reporter.report_idle(body, self._now())
-            return
-        async with self._locks[key.namespace]:
-            policy = self._policy(key.namespace)
-            if policy is None:
-                return
-            try:
-                kept = await self._of(key.namespace, policy)
-                space = self._counting(kept.space, policy)
-                if kept.space.policy == policy:
-                    # Else the next look says from when on other prices hold.
-                    await self._bill(key.namespace, kept)
-                    space = kept.space
-                await kept.store.write_all(kept.space.ledgers)
-            except (ApiError, PolicyFaultError):
-                self._kept.pop(key.namespace, None)
-                raise
-            await self._reporter.report(body, space, self._now())
-
-    async def _bill(self, namespace: str, kept: Kept) -> None:
-        """Pay for what all runs at work have held until now, whether or not their looks come."""
-        now = self._now()
-        kept.space, kept.leaving = see_off(kept.space, kept.leaving, self._cache, now)
-        for name, known in list(kept.seen.items()):
-            seen = observe(self._cache, Key(namespace, name), {})
-            if known.uid not in kept.space.working or seen is None or seen.run.uid != known.uid:
-                continue
-            price = await self._prices.price(kept.space.policy.prices, node_of(seen))
-            kept.seen[name] = _known(seen, price, now)
-            kept.space = bill(kept.space, seen, price=price, now=now)
-            if is_dear(kept.space, seen):
-                self._on_change(Key(namespace, name))
+        """Write it down now."""
+        await self._books.flush()
 
     async def _look(self, key: Key, policy: TrainingPolicySpec) -> None:
-        kept = await self._of(key.namespace, policy)
+        kept = await self._memory.of(key.namespace, policy)
         now = self._now()
-        space = self._counting(kept.space, policy)
+        space = self._memory.counting(kept.space, policy)
         seen = observe(self._cache, key, {})
         known = kept.seen.get(key.name)
         if known is not None and (seen is None or seen.run.uid != known.uid):
@@ -250,10 +155,10 @@ class Gatekeeper:
         answer = None
         if seen is not None:
             price = await self._prices.price(policy.prices, node_of(seen))
-            kept.seen[key.name] = _known(seen, price, now)
+            kept.seen[key.name] = known_of(seen, price, now)
             product = await self._product(seen, policy)
             space, answer = look_at(space, seen, price=price, now=now, product=product)
-        released = gate.release(space, now)
+        released = release(space, now)
         space, before = released.namespace, kept.space
         await kept.store.write_urgent(space.ledgers)
         kept.space = space
@@ -289,42 +194,6 @@ class Gatekeeper:
         for name in sorted(moved - {key.name}):
             self._on_change(Key(key.namespace, name))
 
-    async def _of(self, namespace: str, policy: TrainingPolicySpec) -> Kept:
-        """What is known of the namespace; a new leader reads it from ledgers and runs."""
-        known = self._kept.get(namespace)
-        if known is not None:
-            return known
-        store = LedgerStore(self._client, namespace)
-        space = Namespace(policy=policy, ledgers=await store.read())
-        kept = Kept(self._counting(space, policy), store)
-        await self._catch_up(namespace, kept.space)
-        live = set()
-        for body in self._of_namespace(namespace):
-            run = read_run(body)
-            live.add(run.uid)
-            kept.seen[run.key.name] = Known(key=run.key, uid=run.uid, created_at=run.created_at)
-            if run.spec is None or is_terminal(run.status):
-                continue
-            seen = observe(self._cache, run.key, {})
-            kept.space = gate.recall(
-                kept.space,
-                applicant_of(run, run.spec, policy),
-                makes_room=seen is not None and makes_room(seen),
-            )
-        now = self._now()
-        kept.space, gone = gone_before(kept.space, live, namespace, self._cache, now)
-        kept.space, kept.leaving = see_off(kept.space, gone, self._cache, now)
-        self._kept[namespace] = kept
-        return kept
-
-    def _counting(self, space: Namespace, policy: TrainingPolicySpec) -> Namespace:
-        """The gate under the policy as it is now, if its amounts are in the policy's currency."""
-        space = in_its_currency(replace(space, policy=policy))
-        fault = currency_fault(space, self._now())
-        if fault is not None:
-            raise PolicyFaultError(Reason.CURRENCY_CHANGED, fault)
-        return space
-
     def _hold(self, key: Key, policy: TrainingPolicySpec | None, fault: PolicyFaultError) -> bool:
         """Have a run say why it waits, or go on with what it has begun.
 
@@ -345,43 +214,10 @@ class Gatekeeper:
         )
         return True
 
-    async def _catch_up(self, namespace: str, space: Namespace) -> None:
-        """Hear of the runs that the ledgers know and the cache does not, if they are there.
-
-        Whoever led before may have let runs in of which our watch has yet to tell. To take them for
-        deleted would be to sum them up, and to judge them anew once they are heard of.
-        """
-        noted = {uid for ledger in space.ledgers.values() for uid in ledger.runs}
-        heard = {body["metadata"]["uid"] for body in self._of_namespace(namespace)}
-        if noted <= heard:
-            return
-        for body in await self._client.list_objects(TRAININGS, namespace, params={}):
-            if self._cache.put(TRAININGS, body):
-                # The watch will have no news of it.
-                self._on_change(key_of(body))
-
-    def _of_namespace(self, namespace: str) -> list[Object]:
-        """Its runs, as last heard of."""
-        runs = self._cache.all(TRAININGS)
-        return [body for body in runs if body["metadata"]["namespace"] == namespace]
-
     def _queue(self, space: Namespace) -> tuple[Waiting, ...]:
         """Who waits, in order."""
         waiting, working = tuple(space.waiting.values()), space.working.values()
         return standings(waiting, working, space.policy, self._now())
-
-    def _policy(self, namespace: str) -> TrainingPolicySpec | None:
-        body = self._cache.get(POLICIES, Key(namespace, ACTING_POLICY))
-        if body is None:
-            return None
-        try:
-            return TrainingPolicySpec.model_validate(body.get("spec", {}), extra="ignore")
-        except ValidationError as error:
-            raise PolicyFaultError(
-                Reason.POLICY_UNREADABLE,
-                f"TrainingPolicy {namespace}/{ACTING_POLICY} can't be read, so nothing is started: "
-                f"{explain(error)}",
-            ) from error
 
     def _new(self, key: Key) -> Object | None:
         """A run that was never looked at, in a namespace where no policy was heard of."""
@@ -392,23 +228,13 @@ class Gatekeeper:
 
     def _no_policy(self, key: Key) -> None:
         """Nothing is limited any more, and nothing counted."""
-        kept = self._kept.pop(key.namespace, None)
+        kept = self._memory.forget(key.namespace)
         for known in kept.seen.values() if kept is not None else ():
             self.words.pop(known.uid, None)
         # What was known of the namespace is forgotten where its ledger failed, its words are not.
         body = self._cache.get(TRAININGS, key)
         if body is not None:
             self.words.pop(body["metadata"]["uid"], None)
-
-
-def _known(seen: Observed, price: Decimal, now: datetime) -> Known:
-    return Known(
-        key=seen.run.key,
-        uid=seen.run.uid,
-        created_at=seen.run.created_at,
-        meter=read_meter(seen, now),
-        price=price,
-    )
 
 
 def _ranks(space: Namespace) -> dict[str, int]:

@@ -14,16 +14,18 @@ from lora_api.reasons import Reason
 from lora_api.settings import DEFAULT_STEPS
 from lora_api.status import CostStatus, Phase
 from lora_api.training import LoRATrainingSpec
+from lora_operator.departures import Known
 from lora_operator.gpu_meter import read_meter
 from lora_operator.policy import gate
 from lora_operator.policy.alerts import cost_alert
 from lora_operator.policy.defaults import priority_of
-from lora_operator.policy.gate import Applicant, Deferred, Namespace
 from lora_operator.policy.ledger import FINAL, Sighting
 from lora_operator.policy.limits import Refusal, Request, spent_budget
 from lora_operator.policy.money import NOTHING, written
 from lora_operator.policy.sightings import sighting
+from lora_operator.policy.space import Applicant, Deferred, Namespace
 from lora_operator.policy.speed import step_work
+from lora_operator.policy.turns import held_for_money
 from lora_operator.state.decision import is_terminal
 from lora_operator.state.views import Observed, Permission, PolicyWord, Run
 
@@ -88,7 +90,7 @@ def look_at(
             # The status of a run that has just made room still tells what it did before.
             sight = replace(sight, state=RunState.WAITING)
         space = gate.note(space, run.uid, sight, created_at=run.created_at)
-        answer = gate.held_for_money(space, run.uid)
+        answer = held_for_money(space, run.uid)
     return space, answer
 
 
@@ -116,6 +118,17 @@ def node_of(seen: Observed) -> str | None:
     """The node that a run is on, or was last."""
     pod = seen.latest_pod
     return (pod.node if pod is not None else None) or seen.run.status.node_name
+
+
+def known_of(seen: Observed, price: Decimal, now: datetime) -> Known:
+    """What is remembered of a run once its object is gone."""
+    return Known(
+        key=seen.run.key,
+        uid=seen.run.uid,
+        created_at=seen.run.created_at,
+        meter=read_meter(seen, now),
+        price=price,
+    )
 
 
 def makes_room(seen: Observed) -> bool:

@@ -18,11 +18,11 @@ from lora_operator.kube.client import KubeClient, Object
 from lora_operator.kube.resources import EVENTS, POLICIES
 from lora_operator.policy.alerts import Alert, budget_alerts
 from lora_operator.policy.faults import PolicyFaultError
-from lora_operator.policy.gate import Namespace
 from lora_operator.policy.ledger import Ledger
 from lora_operator.policy.money import NOTHING, written
 from lora_operator.policy.months import Month
 from lora_operator.policy.queue import standings
+from lora_operator.policy.space import Namespace
 from lora_operator.policy.usage import acting_condition, usage
 from lora_operator.state.text import clip
 from lora_operator.status import merge_patch

@@ -14,9 +14,9 @@ from tests.sights import ASight, seen
 from lora_api.policy_ledger import RunState
 from lora_api.progress import Stage
 from lora_api.status import Phase
-from lora_operator.policy import gate
-from lora_operator.policy.gate import Namespace, Released
 from lora_operator.policy.months import Month
+from lora_operator.policy.space import Namespace
+from lora_operator.policy.turns import Released, release
 from lora_operator.policy_look import look_at, word_of
 from lora_operator.state.reading import read_run
 from lora_operator.state.views import Observed, Permission
@@ -35,7 +35,7 @@ def look(space: Namespace, observed: Observed, now: datetime = NOW) -> Namespace
 
 
 def let_go(space: Namespace, now: datetime = NOW) -> Released:
-    return gate.release(space, now)
+    return release(space, now)
 
 
 def bens(*, priority: str = "high") -> Observed:

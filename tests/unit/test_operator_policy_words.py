@@ -12,8 +12,9 @@ from tests.sights import ASight, seen
 from lora_api.policy_ledger import RunState
 from lora_api.reasons import Reason
 from lora_api.status import CostStatus, LoRATrainingStatus, Phase
-from lora_operator.policy.gate import Namespace, release
 from lora_operator.policy.months import Month
+from lora_operator.policy.space import Namespace
+from lora_operator.policy.turns import release
 from lora_operator.policy_look import look_at, makes_room, word_of
 from lora_operator.state.decision import Action
 from lora_operator.state.views import Permission, PolicyWord

@@ -12,9 +12,9 @@ from lora_api import API_VERSION
 from lora_api.policy import ACTING_POLICY, POLICY_KIND
 from lora_operator.errors import UnavailableError
 from lora_operator.kube.resources import POLICIES
-from lora_operator.policy.gate import Namespace
 from lora_operator.policy.ledger import Ledger
 from lora_operator.policy.months import Month
+from lora_operator.policy.space import Namespace
 from lora_operator.policy_report import PolicyReporter
 
 DECEMBER = datetime(2026, 12, 1, tzinfo=UTC)

@@ -9,9 +9,9 @@ from tests.policies import NOON, NOVEMBER, a_ledger, a_policy, seen
 
 from lora_api.policy_ledger import RunState
 from lora_operator.policy.currency import currency_fault, in_its_currency
-from lora_operator.policy.gate import Namespace
 from lora_operator.policy.ledger import Ledger, admit, observe, settle
 from lora_operator.policy.ledger_document import read_ledger, write_ledger
+from lora_operator.policy.space import Namespace
 
 EUR = a_policy(currency="EUR")
 PAID = observe(a_ledger(), "u1", seen(RunState.COUNTED, gpu_seconds=1000, steps=9))

@@ -10,24 +10,14 @@ from hypothesis import strategies as st
 from tests.policies import NOON, NOVEMBER, a_ledger, a_policy, a_request, a_speed, seen
 
 from lora_api.policy_ledger import MAX_OPEN_RUNS, MAX_USERS, RunState
-from lora_operator.policy.gate import (
-    Applicant,
-    Deferred,
-    Namespace,
-    adopt,
-    ask,
-    forget,
-    held_for_money,
-    note,
-    pause,
-    recall,
-    release,
-)
+from lora_operator.policy.gate import adopt, ask, forget, note, pause, recall
 from lora_operator.policy.ledger import Ledger, Total, admit
 from lora_operator.policy.ledger_document import read_ledger, write_ledger
 from lora_operator.policy.limits import Refusal
 from lora_operator.policy.months import Month
 from lora_operator.policy.queue import level_of
+from lora_operator.policy.space import Applicant, Deferred, Namespace
+from lora_operator.policy.turns import held_for_money, release
 
 SPEEDS = a_speed(runs=9, work=9000, seconds=4500)
 

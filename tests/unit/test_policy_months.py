@@ -8,7 +8,8 @@ from tests.policies import a_policy, a_request, seen
 
 from lora_api.policy_ledger import RunState
 from lora_api.reasons import Reason
-from lora_operator.policy.gate import Applicant, Deferred, Namespace, ask, note
+from lora_operator.policy.gate import ask, note
+from lora_operator.policy.space import Applicant, Deferred, Namespace
 
 ONCE_A_MONTH = a_policy(monthlyTrainingsPerUser=1)
 TEN_A_MONTH = a_policy(monthlyBudget={"amount": "10"}, prices={"perGpuHour": "3.6"})

@@ -7,15 +7,9 @@ from datetime import datetime, timedelta
 
 from tests.policies import NOON, a_policy, a_request
 
-from lora_operator.policy.gate import (
-    ROOM_IS_MADE_WITHIN,
-    Applicant,
-    Namespace,
-    Released,
-    ask,
-    forget,
-    release,
-)
+from lora_operator.policy.gate import ask, forget
+from lora_operator.policy.space import Applicant, Namespace
+from lora_operator.policy.turns import ROOM_IS_MADE_WITHIN, Released, release
 
 PREEMPTING = {"queue": {"preemption": "LowerPriority"}}
 

@@ -16,7 +16,7 @@ from benchmarks.policy_simulation.workload import a_month
 from tests.policies import a_policy
 
 from lora_api.policy import TrainingPolicySpec
-from lora_operator.policy import gate, queue
+from lora_operator.policy import queue, turns
 from lora_operator.policy.preemption import Preempted
 from lora_operator.policy.queue import Waiting, Working
 
@@ -107,7 +107,7 @@ def the_youngest_first(
 def test_the_simulation_notices_a_queue_that_breaks_its_promises(
     monkeypatch: pytest.MonkeyPatch, wrong: object, told: str
 ) -> None:
-    monkeypatch.setattr(gate, "startable", wrong)
+    monkeypatch.setattr(turns, "startable", wrong)
     with pytest.raises(BrokenPromiseError, match=told):
         play(queue={"agingSeconds": 60})
 
@@ -125,6 +125,6 @@ def any_victim(
 def test_the_simulation_notices_who_makes_room_for_an_equal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gate, "preempt", any_victim)
+    monkeypatch.setattr(turns, "preempt", any_victim)
     with pytest.raises(BrokenPromiseError, match="its equal or less"):
         play(queue={"preemption": "LowerPriority"})

@@ -8,10 +8,10 @@ from dataclasses import replace
 from datetime import datetime
 
 from lora_api.policy import ACTING_POLICY
-from lora_operator.policy.gate import Namespace
 from lora_operator.policy.ledger import Ledger
 from lora_operator.policy.money import NOTHING
 from lora_operator.policy.months import Month
+from lora_operator.policy.space import Namespace
 
 
 def in_its_currency(space: Namespace) -> Namespace:
