@@ -27,7 +27,7 @@ from lora_operator.policy.gpu_fit import UNSET, gpu_names
 from lora_operator.policy.queue import Waiting, standings
 from lora_operator.policy.space import Namespace
 from lora_operator.policy.turns import Released, release
-from lora_operator.policy_look import known_of, look_at, node_of, word_of
+from lora_operator.policy_look import UNASKED, known_of, look_at, node_of, word_of
 from lora_operator.policy_reads import PolicyReads
 from lora_operator.state.decision import is_terminal
 from lora_operator.state.keys import Key, Object
@@ -104,6 +104,15 @@ class Gatekeeper:
     def limits(self, namespace: str) -> bool:
         """Whether a policy acts in a namespace, so that nobody starts there who was not let go."""
         return self._cache.get(POLICIES, Key(namespace, ACTING_POLICY)) is not None
+
+    def unasked(self, namespace: str) -> PolicyWord | None:
+        """What is said of a run of which the gate was not asked yet, where a policy acts."""
+        if not self.limits(namespace):
+            return None
+        policy = None
+        with contextlib.suppress(PolicyFaultError):
+            policy = self._memory.policy(namespace)
+        return replace(UNASKED, policy=policy)
 
     async def look(self, key: Key) -> None:
         """Bring the namespace's gate up to what is known of a run, and note what it says of it.

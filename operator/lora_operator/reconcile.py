@@ -23,7 +23,6 @@ from lora_operator.live_reads import LiveReads
 from lora_operator.logs import log
 from lora_operator.metrics import Metrics
 from lora_operator.observe import NO_WORDS, NOTHING, look_up_warnings, observe, with_words_of
-from lora_operator.policy_look import UNASKED
 from lora_operator.rules.decide import decide
 from lora_operator.state.decision import Action, Decision, Event
 from lora_operator.state.keys import Key
@@ -174,8 +173,13 @@ class Reconciler:
         seen = observe(self._cache, key, self._progress_of, self._moved_at, words)
         if gatekeeper is None or seen is None or seen.policy is not None:
             return seen
-        # Heard of since the gate was asked, as run or as policy.
-        return replace(seen, policy=UNASKED) if gatekeeper.limits(key.namespace) else seen
+        word = gatekeeper.unasked(key.namespace)
+        if word is None:
+            return seen
+        # Heard of since the gate was asked, as run or as policy: what is kept of a run that has
+        # ended is the policy's to say already.
+        heard = {seen.run.uid: word}
+        return observe(self._cache, key, self._progress_of, self._moved_at, heard)
 
     async def _act(self, key: Key, wished: tuple[Action, ...], before: Observed) -> Observed | None:
         """What there is of a run, once what was due has been done.

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.builders import a_pod
+from tests.builders import NOW, a_claim, a_pod, stamp
 from tests.dictionary_api import DictionaryApi
 from tests.queue_scene import ANNA, BEN, Scene
 
@@ -102,3 +102,43 @@ async def test_gpus_of_a_deleted_run_are_given_away_once_its_last_pod_has_ended(
     assert scene.wakes == [BEN]
     await scene.flush()
     assert scene.gpu_seconds() == 100 + 60
+
+
+class HeardLate(DictionaryApi):
+    """Something happens while a run is read anew, once."""
+
+    happens: Callable[[], None] | None = None
+
+    async def _request(self, verb: str, path: str, **rest: Any) -> Object:  # noqa: ANN401
+        if verb == "GET" and path.endswith("/loratrainings/anna") and self.happens is not None:
+            happens, self.happens = self.happens, None
+            happens()
+        return await super()._request(verb, path, **rest)
+
+
+@pytest.mark.parametrize(("kept", "deletions"), [("Retain", 0), (None, 1)])
+async def test_a_policy_that_is_heard_of_late_still_says_what_is_kept_of_a_run(
+    kept: str | None, deletions: int
+) -> None:
+    api = HeardLate()
+    scene = Scene(api)
+    scene.create("anna")
+    yesterday = stamp(NOW - timedelta(days=1))
+    over = {"type": "Succeeded", "status": "True", "reason": "Completed"}
+    ended = {
+        "phase": "Completed",
+        "completedAt": yesterday,
+        "conditions": [{**over, "lastTransitionTime": yesterday}],
+    }
+    scene.change(TRAININGS, "anna", status=ended)
+    claim = a_claim()
+    claim["metadata"] |= {
+        "resourceVersion": "7",
+        "ownerReferences": [{"uid": "uid-of-anna", "controller": True}],
+    }
+    api.hold(CLAIMS, claim)
+    scene.cache.put(CLAIMS, claim)
+    api.happens = lambda: scene.set_policy(defaults={"workspaceRetention": kept})
+    await scene.look(ANNA)
+    assert api.happens is None, "the run was read anew"
+    assert [asked.split()[0] for asked in api.asked].count("DELETE") == deletions, api.asked
