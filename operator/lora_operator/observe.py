@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from lora_api.policy import TrainingPolicySpec
 from lora_api.progress import Progress
-from lora_operator.builders.ownership import is_owned_by
+from lora_operator.builders.ownership import is_owned_by, is_pod_of
 from lora_operator.cache import Cache
 from lora_operator.errors import ApiError
 from lora_operator.kube.client import KubeClient
@@ -69,7 +69,9 @@ def observe(
     partial_job = jobs.pop(partial_job_name(key.name), None)
     tidy_job = jobs.pop(tidy_job_name(key.name), None)
     numbers = [number for name in jobs if (number := job_number(key.name, name)) is not None]
-    # A later Job that exists is the present one, whatever somebody made of the status.
+    # The status may lag behind by one Job, and is written before there is another: what lies
+    # further ahead was not made by us.
+    numbers = [number for number in numbers if number <= run.job_number + 1]
     run = replace(run, job_number=max([run.job_number, *numbers]))
     word = words.get(run.uid)
     if word is not None and word.policy is not None:
@@ -116,7 +118,7 @@ def _owned(body: Object | None, uid: str) -> Object | None:
 def _pods_of(cache: Cache, key: Key, job: Job | None) -> tuple[Pod, ...]:
     if job is None:
         return ()
-    bodies = [body for body in cache.children(key, PODS) if is_owned_by(body, job.uid)]
+    bodies = [body for body in cache.children(key, PODS) if is_pod_of(body, job.uid)]
     pods = [read_pod(body) for body in bodies]
     return tuple(sorted(pods, key=lambda pod: (pod.created_at, pod.name)))
 

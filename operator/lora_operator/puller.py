@@ -18,7 +18,7 @@ from lora_api.progress import MAX_PROGRESS_BYTES, Progress
 from lora_api.reasons import Reason
 from lora_api.status import ConditionType
 from lora_operator.agenda import ROUND_SECONDS, Agenda
-from lora_operator.builders.ownership import is_owned_by
+from lora_operator.builders.ownership import is_owned_by, is_pod_of
 from lora_operator.cache import Cache, run_of
 from lora_operator.kube.resources import JOBS, PODS, TRAININGS
 from lora_operator.metrics import Metrics
@@ -142,8 +142,7 @@ class ProgressPuller:
         """
         training = self._cache.get(TRAININGS, run)
         return training is not None and any(
-            is_owned_by(job, training["metadata"]["uid"])
-            and is_owned_by(pod, job["metadata"]["uid"])
+            is_owned_by(job, training["metadata"]["uid"]) and is_pod_of(pod, job["metadata"]["uid"])
             for job in self._cache.children(run, JOBS)
         )
 

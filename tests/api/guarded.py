@@ -116,6 +116,7 @@ class Person:
     """What one user asks of the API server."""
 
     def __init__(self, api: client.ApiClient) -> None:
+        self._api = api
         self._objects = client.CustomObjectsApi(api)
         self._authorization = client.AuthorizationV1Api(api)
 
@@ -145,6 +146,17 @@ class Person:
     def delete(self, plural: str, namespace: str, name: str) -> None:
         """Delete an object."""
         self._objects.delete_namespaced_custom_object(GROUP, VERSION, namespace, plural, name)
+
+    def send(self, verb: str, path: str, body: Object) -> Object:
+        """Send any object to any path, and get what the API server makes of it."""
+        kind = "application/merge-patch+json" if verb == "PATCH" else "application/json"
+        request = self._api.param_serialize(
+            verb, path, header_params={"Content-Type": kind}, body=body or None
+        )
+        response = self._api.call_api(*request)
+        response.read()
+        answer: Object = self._api.response_deserialize(response, {"2XX": "object"}).data
+        return answer
 
     def can(self, verb: str, resource: str, namespace: str) -> bool:
         """Whether the user may, as `kubectl auth can-i` asks it."""

@@ -12,7 +12,12 @@ from lora_api.job import JobDocument
 from lora_api.status import LoRATrainingStatus
 from lora_operator.builders.errands import build_partial_job, build_tidy_job, build_upload_job
 from lora_operator.builders.job import build_job
-from lora_operator.builders.ownership import is_left_by_predecessor, is_owned_by, metadata
+from lora_operator.builders.ownership import (
+    is_left_by_predecessor,
+    is_owned_by,
+    is_pod_of,
+    metadata,
+)
 from lora_operator.builders.workspace import build_workspace
 from lora_operator.labels import QUEUE_LABEL
 
@@ -368,3 +373,18 @@ def test_what_an_earlier_run_left_is_told_by_its_owner(
     body = {"metadata": metadata(run, "anna-train")}
     body["metadata"]["ownerReferences"][0].update(changes)
     assert is_left_by_predecessor(body, run) is left, sentence
+
+
+OWNERS: dict[str, tuple[Object, bool, bool]] = {
+    "a run": ({"apiVersion": "loratraining.dev/v1alpha1", "kind": "LoRATraining"}, True, False),
+    "a Job": ({"apiVersion": "batch/v1", "kind": "Job"}, False, True),
+    "anything else": ({"apiVersion": "v1", "kind": "ConfigMap"}, False, False),
+    "another group's kind": ({"apiVersion": "x.dev/v1", "kind": "LoRATraining"}, False, False),
+}
+
+
+@pytest.mark.parametrize("sentence", OWNERS)
+def test_an_owner_is_of_the_right_kind_or_none_if_it_is(sentence: str) -> None:
+    owner, is_run, is_job = OWNERS[sentence]
+    body = {"metadata": {"ownerReferences": [{**owner, "uid": "u", "controller": True}]}}
+    assert (is_owned_by(body, "u"), is_pod_of(body, "u")) == (is_run, is_job)

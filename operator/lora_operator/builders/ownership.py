@@ -34,9 +34,26 @@ def metadata(run: Run, name: str) -> dict[str, Any]:
 
 
 def is_owned_by(body: dict[str, Any], uid: str) -> bool:
-    """Whether the object's controlling owner is the one with this uid; labels prove nothing."""
-    owners = body["metadata"].get("ownerReferences", [])
-    return any(owner.get("controller") and owner["uid"] == uid for owner in owners)
+    """Whether the object's controlling owner is the run with this uid; labels prove nothing.
+
+    The kind counts, because only an owner that is called a LoRATraining is guarded by the chart's
+    admission rules.
+    """
+    return _is_controlled_by(body, GROUP, KIND, uid)
+
+
+def is_pod_of(body: dict[str, Any], job_uid: str) -> bool:
+    """Whether the pod's controlling owner is the Job with this uid."""
+    return _is_controlled_by(body, "batch", "Job", job_uid)
+
+
+def _is_controlled_by(body: dict[str, Any], group: str, kind: str, uid: str) -> bool:
+    return any(
+        owner.get("controller")
+        and owner["uid"] == uid
+        and (owner["apiVersion"].partition("/")[0], owner["kind"]) == (group, kind)
+        for owner in body["metadata"].get("ownerReferences", [])
+    )
 
 
 def is_left_by_predecessor(body: dict[str, Any], run: Run) -> bool:
