@@ -79,8 +79,8 @@ def apply(sight: ASight, status: LoRATrainingStatus | None, now: timedelta) -> D
 @given(sights())
 def test_looking_again_at_the_same_writes_nothing(sight: ASight) -> None:
     first = sight.decide()
-    # Sooner than a wait that nobody explains is told of.
-    later = apply(sight, first.status, timedelta(minutes=4))
+    # Sooner than a node is said not to answer, or a wait that nobody explains is told of.
+    later = apply(sight, first.status, timedelta(seconds=20))
     assert later.status is None
     assert later.events == ()
 

@@ -2,6 +2,7 @@
 
 from lora_api.reasons import Reason
 from lora_operator.rules.base import Verdict
+from lora_operator.rules.interruption import await_ends
 from lora_operator.rules.partial import what_is_kept
 from lora_operator.state.decision import Action
 from lora_operator.state.draft import Draft
@@ -14,10 +15,10 @@ def run_is_cancelled(seen: Observed, draft: Draft) -> Verdict:
     spec = seen.run.spec
     if spec is None or spec.cancel is None:
         return Verdict.CONTINUE
-    for jobs, action in (
-        ((seen.job,), Action.DELETE_JOB),
-        (seen.other_jobs, Action.DELETE_OTHER_JOBS),
-        ((seen.upload_job,), Action.DELETE_UPLOAD_JOB),
+    for jobs, pods, action in (
+        ((seen.job,), seen.pods, Action.DELETE_JOB),
+        (seen.other_jobs, (), Action.DELETE_OTHER_JOBS),
+        ((seen.upload_job,), seen.upload_pods, Action.DELETE_UPLOAD_JOB),
     ):
         going = [job for job in jobs if job is not None and not job.is_finished]
         if not going:
@@ -25,7 +26,9 @@ def run_is_cancelled(seen: Observed, draft: Draft) -> Verdict:
         job = going[0]
         if any(not each.deleting for each in going):
             draft.do(action)
-        draft.wait(
+        await_ends(
+            pods,
+            draft,
             Reason.CANCELLING,
             f"The run is being cancelled (spec.cancel); it ends once Job {job.name} and its pod "
             "are gone.",

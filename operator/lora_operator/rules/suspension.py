@@ -8,6 +8,7 @@ instead.
 from lora_api.reasons import Reason
 from lora_api.status import ConditionType, Phase
 from lora_operator.rules.base import Verdict
+from lora_operator.rules.interruption import await_ends
 from lora_operator.state.decision import Action
 from lora_operator.state.draft import Draft
 from lora_operator.state.pace import LOOK_AGAIN_SECONDS
@@ -43,12 +44,12 @@ def _suspend(seen: Observed, draft: Draft) -> Verdict:
         # Kueue would let the Job go at once if we held it back by the same field.
         if not job.deleting:
             draft.do(Action.DELETE_JOB)
-        return _wait_for_checkpoint(job, draft)
+        return _wait_for_checkpoint(seen, job, draft)
     if job is not None and not job.suspended and not job.deleting:
         draft.do(Action.SUSPEND_JOB)
-        return _wait_for_checkpoint(job, draft)
+        return _wait_for_checkpoint(seen, job, draft)
     if job is not None and (seen.live_pods or job.deleting):
-        return _wait_for_checkpoint(job, draft)
+        return _wait_for_checkpoint(seen, job, draft)
     if job is None and seen.run.status.job_name is not None:
         _note_taken_away(seen, draft)
     draft.hold_back(Reason.SUSPENDED, _held_back(draft))
@@ -64,8 +65,10 @@ def _note_taken_away(seen: Observed, draft: Draft) -> None:
         draft.job_number = seen.run.job_number + 1
 
 
-def _wait_for_checkpoint(job: Job, draft: Draft) -> Verdict:
-    draft.wait(
+def _wait_for_checkpoint(seen: Observed, job: Job, draft: Draft) -> Verdict:
+    await_ends(
+        seen.pods,
+        draft,
         Reason.SUSPENDING,
         f"The run is being suspended (spec.suspend); its pod of Job {job.name} writes a checkpoint "
         "and ends.",

@@ -136,6 +136,7 @@ def read_pod(body: Object) -> Pod:
             else None
         ),
         deleting="deletionTimestamp" in body["metadata"],
+        due_at=_optional_time(body["metadata"].get("deletionTimestamp")),
         disrupted=(
             f"{disrupted.get('reason', '')}: {disrupted.get('message', '')}".strip(": ")
             if disrupted

@@ -138,6 +138,8 @@ class Pod:
     """The scheduler's message where it found no node."""
     deleting: bool = False
     """Whether its deletion has begun; only its node, or nobody, knows when it is gone."""
+    due_at: datetime | None = None
+    """When its node was to have ended it, by the grace that its deletion leaves it."""
     disrupted: str | None = None
     """Why Kubernetes took the pod away (preemption, eviction, node loss), if it did."""
     reason: str = ""
