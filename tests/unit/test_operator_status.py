@@ -1,5 +1,6 @@
 """What the status tells beyond the phase: kstatus' verdict, times spent, attempts, GPU seconds."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -69,6 +70,16 @@ def test_kstatus_says_of(sentence: str) -> None:
 
 def test_kstatus_waits_until_the_latest_wish_was_looked_at() -> None:
     assert kstatus(status_of(COMPLETED.decide()), generation=2) == "InProgress"
+
+
+def test_every_condition_carries_the_generation_that_it_was_decided_on() -> None:
+    changed = replace(TRAINING.training, meta={"generation": 2})
+    status = status_of(TRAINING.settled().of(changed).decide())
+    assert status.observed_generation == 2
+    assert {c.type: c.observed_generation for c in status.conditions} == dict.fromkeys(
+        map(str, ConditionType), 2
+    )
+    assert TRAINING.of(changed).with_status(status).decide().status is None
 
 
 def test_every_second_of_a_life_is_in_one_part_of_the_timeline() -> None:

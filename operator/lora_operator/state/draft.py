@@ -216,7 +216,7 @@ class Draft:
                 "phase": phase,
                 "phase_started_at": self.now if moved else self.stored.phase_started_at,
                 "message": clip(self.message),
-                "conditions": tuple(self._conditions.values()),
+                "conditions": tuple(map(self._decided_now, self._conditions.values())),
                 "progress": self.progress,
                 "attempts": self.attempts,
                 "recent_attempts": self.recent_attempts,
@@ -239,6 +239,12 @@ class Draft:
                 "failure": self.failure,
             }
         )
+
+    def _decided_now(self, condition: Condition) -> Condition:
+        """A condition that no rule had to state anew was looked at all the same, and stands."""
+        if condition.observed_generation == self._generation:
+            return condition
+        return condition.model_copy(update={"observed_generation": self._generation})
 
     def _conclude(self, phase: Phase) -> None:
         """State the two conditions that follow from the others."""
