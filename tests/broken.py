@@ -259,6 +259,28 @@ def _archive_bomb(name: str, chance: Chance) -> Broken:
     return Broken(name, {archive: _gzip(head) + part * 51}, archive, is_archive=True)
 
 
+def _header(kind: bytes, size: int, name: str) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, kind
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def _header_bomb(name: str, chance: Chance) -> Broken:
+    """A member whose attributes, or name, unpack to more than a machine has."""
+    kind = chance.choice([tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+    archive = f"{name}.tar.gz"
+    head = _gzip(_header(kind, 3 << 29, "x"))
+    part = _gzip(bytes(64 << 20))
+    return Broken(name, {archive: head + part * 24}, archive, is_archive=True)
+
+
+def _folder_bomb(name: str, chance: Chance) -> Broken:
+    """A million and a half folders."""
+    archive = f"{name}.tar.gz"
+    part = _gzip(_header(tarfile.DIRTYPE, 0, f"d{chance.randint(0, 9)}/") * 50_000)
+    return Broken(name, {archive: part * 30}, archive, is_archive=True)
+
+
 def _archive_tricks(name: str, chance: Chance) -> Broken:
     link = tarfile.TarInfo("link.png")
     link.type, link.linkname = tarfile.SYMTYPE, "../../../etc/passwd"
@@ -284,7 +306,9 @@ _KINDS: dict[str, Callable[[str, Chance], Broken]] = {
     "damaged-archive": _damaged_archive,
     "damaged-checksum": _damaged_checksum,
     "empty": lambda name, _: _file(f"{name}.jpg", b""),
+    "folder-bomb": _folder_bomb,
     "garbage": _garbage_after_start,
+    "header-bomb": _header_bomb,
     "jpeg-cut": _truncated("JPEG"),
     "jpeg-cmyk-cut": _truncated("JPEG", "CMYK"),
     "large-file": _large_file,

@@ -3,6 +3,8 @@
 import gzip
 import io
 import stat
+import subprocess
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -11,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from lora_trainer.archive import MAX_MEMBERS, ArchiveError, archive_kind, open_archive
+from lora_trainer.errors import InterruptedRunError
+from lora_trainer.stopping import StopFlag
 
 LIMIT = 1 << 20
 Pack = Callable[[Path], object]
@@ -110,6 +114,86 @@ def _bomb(path: Path) -> None:
         file.write(_zeros.getvalue())
 
 
+def _header_bomb(kind: bytes) -> Pack:
+    def pack(path: Path) -> None:
+        info = tarfile.TarInfo("x")
+        info.size, info.type = 1 << 30, kind
+        zeros = gzip.compress(bytes(64 << 20))
+        path.write_bytes(gzip.compress(info.tobuf(tarfile.GNU_FORMAT)) + zeros * 16)
+
+    return pack
+
+
+def _sparse_bomb(path: Path) -> None:
+    """A member whose map of holes goes on and on."""
+    info = tarfile.TarInfo("holes.png")
+    info.type = tarfile.GNUTYPE_SPARSE
+    head = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    head[482] = 1  # the map goes on in the next block
+    head[148:156] = b" " * 8
+    head[148:156] = f"{sum(head):06o}\0 ".encode()
+    block = bytearray(512)
+    block[:24] = b"%011o " % 1 + b"%011o " % 1
+    block[504] = 1
+    path.write_bytes(gzip.compress(bytes(head) + bytes(block) * 400_000))
+
+
+def _folders(path: Path) -> None:
+    info = tarfile.TarInfo("d/")
+    info.type = tarfile.DIRTYPE
+    path.write_bytes(gzip.compress(info.tobuf(tarfile.GNU_FORMAT) * (MAX_MEMBERS + 1)))
+
+
+def _peak_bytes(pack: Pack, path: Path, limit_bytes: int) -> int:
+    """Most memory that listing an archive takes in a process of its own."""
+    pack(path)
+    code = """
+import resource, sys
+from pathlib import Path
+from lora_trainer.archive import ArchiveError, open_archive
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    open_archive(Path(sys.argv[1]), limit_bytes=int(sys.argv[2])).members()
+except ArchiveError:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", code, str(path), str(limit_bytes)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(said.stdout) << 10
+
+
+BOMBS: dict[str, Pack] = {
+    "attributes of a gigabyte": _header_bomb(tarfile.XHDTYPE),
+    "attributes of a gigabyte for all members": _header_bomb(tarfile.XGLTYPE),
+    "a name of a gigabyte": _header_bomb(tarfile.GNUTYPE_LONGNAME),
+    "a map of holes that goes on and on": _sparse_bomb,
+    "very many folders": _folders,
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_takes_no_memory_though_pictures_might_be_large(name: str, tmp_path: Path) -> None:
+    peak = _peak_bytes(BOMBS[name], tmp_path / "a.tar.gz", 100 << 30)
+    assert peak < 64 << 20
+
+
+def test_a_stop_is_seen_between_two_members_and_within_a_large_one(tmp_path: Path) -> None:
+    stop = StopFlag()
+    stop.request()
+    for number, size in enumerate((4, 200 << 20)):
+        path = tmp_path / f"{number}.tar"
+        _tar(path, _info("a.png", size=size), _info("b.png"))
+        archive = open_archive(
+            path, limit_bytes=1 << 30, look_up=lambda: stop.check("reading the archive")
+        )
+        with pytest.raises(InterruptedRunError):
+            archive.members()
+
+
 def _crowd(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for number in range(MAX_MEMBERS + 1):
@@ -128,6 +212,7 @@ def _cut_gzip(path: Path) -> None:
 
 WHOLES: dict[str, tuple[Pack, str]] = {
     "a small file that unpacks to much": (_bomb, "unpacks to more than 1 MiB"),
+    "attributes of a gigabyte": (_header_bomb(tarfile.XHDTYPE), "attributes take more than 1 MiB"),
     "more files than any dataset has": (_crowd, f"more than {MAX_MEMBERS} files"),
     "a zip that is cut off": (_cut, "damaged"),
     "a tar.gz that is cut off": (_cut_gzip, "damaged"),

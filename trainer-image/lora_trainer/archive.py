@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from io import BufferedIOBase
@@ -28,6 +28,9 @@ from lora_trainer.storage import StoredFile
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 # 10,000 pictures, a caption for each, and room for folders and what tools leave behind.
 MAX_MEMBERS = 30_000
+# Before a member's content lie its names and attributes; long ones are kept in blocks of their own.
+_MAX_HEADER_BYTES = 1 << 20
+_SEEK_BYTES = 64 << 20
 # The zip module reads the whole directory at once: 46 bytes, a name and extras for each member.
 _MAX_DIRECTORY_BYTES = MAX_MEMBERS * 400
 _DIRECTORY_END, _LARGE_DIRECTORY_END, _LARGE_LOCATOR = b"PK\5\6", b"PK\6\6", b"PK\6\7"
@@ -51,11 +54,13 @@ class Archive(ABC):
     Args:
         path: The file.
         limit_bytes: Most bytes that its members may have together once unpacked.
+        look_up: Called now and then; may raise.
     """
 
-    def __init__(self, path: Path, *, limit_bytes: int) -> None:
+    def __init__(self, path: Path, *, limit_bytes: int, look_up: Callable[[], None]) -> None:
         self._path = path
         self._limit_bytes = limit_bytes
+        self._look_up = look_up
 
     def members(self) -> tuple[list[StoredFile], list[FileFault]]:
         """What may be unpacked, and what may not, with the reason.
@@ -66,14 +71,17 @@ class Archive(ABC):
         files: list[StoredFile] = []
         faults: list[FileFault] = []
         with _named_faults():
-            for name, size_bytes, odd in self._entries():
+            for number, (name, size_bytes, odd) in enumerate(self._entries(), 1):
+                if number > MAX_MEMBERS:
+                    raise ArchiveError(f"holds more than {MAX_MEMBERS} files and folders")
+                self._look_up()
+                if name.endswith("/") and odd is None:
+                    continue
                 fault = odd or name_fault(name)
                 if fault:
                     faults.append(FileFault(name=name[:300], text=f"in the archive {fault}"))
                 else:
                     files.append(StoredFile(name, size_bytes, ""))
-                if len(files) + len(faults) > MAX_MEMBERS:
-                    raise ArchiveError(f"holds more than {MAX_MEMBERS} files")
         return _without_clashes(files, faults)
 
     def unpack(self, wanted: set[str], folder: Path) -> Iterator[str]:
@@ -88,13 +96,14 @@ class Archive(ABC):
         """
         with _named_faults():
             for name, source in self._contents(wanted):
+                self._look_up()
                 with source:
                     write_atomically(folder / name, partial(_write, source))
                 yield name
 
     @abstractmethod
     def _entries(self) -> Iterator[tuple[str, int, str | None]]:
-        """Name, size and what is wrong with it, of each file."""
+        """Name, size and what is wrong with it, of each entry; a folder's name ends with '/'."""
 
     @abstractmethod
     def _contents(self, wanted: set[str]) -> Iterator[tuple[str, IO[bytes]]]:
@@ -105,8 +114,8 @@ class _Zip(Archive):
     def _entries(self) -> Iterator[tuple[str, int, str | None]]:
         with self._open() as archive:
             for info in archive.infolist():
-                if not info.is_dir():
-                    yield info.filename, info.file_size, _zip_fault(info)
+                odd = None if info.is_dir() else _zip_fault(info)
+                yield info.filename, info.file_size, odd
 
     def _contents(self, wanted: set[str]) -> Iterator[tuple[str, IO[bytes]]]:
         with self._open() as archive:
@@ -116,51 +125,92 @@ class _Zip(Archive):
 
     def _open(self) -> zipfile.ZipFile:
         if _directory_bytes(self._path) > _MAX_DIRECTORY_BYTES:
-            raise ArchiveError(f"holds more than {MAX_MEMBERS} files")
+            raise ArchiveError(f"holds more than {MAX_MEMBERS} files and folders")
         return zipfile.ZipFile(self._path)
 
 
 class _Tar(Archive):
     def _entries(self) -> Iterator[tuple[str, int, str | None]]:
-        with self._open() as archive:
-            for info in archive:
-                if not info.isdir():
-                    yield info.name.removeprefix("./"), info.size, _tar_fault(info)
+        for _, info in self._walk():
+            name = info.name.removeprefix("./")
+            if info.isdir():
+                yield f"{name}/", 0, None
+            else:
+                yield name, info.size, _tar_fault(info)
 
     def _contents(self, wanted: set[str]) -> Iterator[tuple[str, IO[bytes]]]:
-        with self._open() as archive:
-            for info in archive:
-                name = info.name.removeprefix("./")
-                source = archive.extractfile(info) if name in wanted and info.isreg() else None
-                if source is not None:
-                    yield name, source
+        for archive, info in self._walk():
+            name = info.name.removeprefix("./")
+            source = archive.extractfile(info) if name in wanted and info.isreg() else None
+            if source is not None:
+                yield name, source
+
+    def _walk(self) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+        """Each entry, with the archive while it stands at it; no earlier one is kept in memory."""
+        with self._open() as (archive, bounded):
+            while True:
+                with bounded.header():
+                    info = archive.next()
+                if info is None:
+                    return
+                archive.members.clear()  # type: ignore[attr-defined]  # typeshed hides it
+                yield archive, info
 
     @contextmanager
-    def _open(self) -> Iterator[tarfile.TarFile]:
+    def _open(self) -> Iterator[tuple[tarfile.TarFile, "_Bounded"]]:
         with self._path.open("rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             plain = gzip.GzipFile(fileobj=raw) if packed else raw
-            bounded = cast(IO[bytes], _Bounded(cast(IO[bytes], plain), self._limit_bytes))
-            with tarfile.open(fileobj=bounded, mode="r:") as archive:
-                yield archive
+            bounded = _Bounded(
+                cast(IO[bytes], plain), limit_bytes=self._limit_bytes, look_up=self._look_up
+            )
+            with bounded.header():  # opening reads the first member's
+                archive = tarfile.open(fileobj=cast(IO[bytes], bounded), mode="r:")  # noqa: SIM115
+            with archive:
+                yield archive, bounded
 
 
 class _Bounded(BufferedIOBase):
     """A stream of which only so much may be read: a small file can unpack to anything."""
 
-    def __init__(self, source: IO[bytes], limit_bytes: int) -> None:
+    def __init__(self, source: IO[bytes], *, limit_bytes: int, look_up: Callable[[], None]) -> None:
         self._source = source
         self._limit_bytes = limit_bytes
+        self._look_up = look_up
+        self._header_bytes: int | None = None
+
+    @contextmanager
+    def header(self) -> Iterator[None]:
+        """While a member's header is read, however many blocks it says that it has."""
+        self._header_bytes = 0
+        try:
+            yield
+        finally:
+            self._header_bytes = None
 
     def read(self, size: int | None = -1, /) -> bytes:
-        data = self._source.read(-1 if size is None else size)
+        """What is asked for, once it is known that there is room for it."""
+        asked = self._limit_bytes + 1 if size is None or size < 0 else size
+        if self._header_bytes is not None:
+            self._header_bytes += asked
+            if self._header_bytes > _MAX_HEADER_BYTES:
+                raise ArchiveError(
+                    f"has a member whose name and attributes take more than "
+                    f"{_MAX_HEADER_BYTES >> 20} MiB"
+                )
+        data = self._source.read(min(asked, max(0, self._limit_bytes - self.tell()) + 1))
         self._check()
         return data
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
         if whence == 0 and offset > self._limit_bytes:
             self._refuse()
+        while whence == 0 and offset - self.tell() > _SEEK_BYTES:
+            before = self.tell()
+            self._look_up()  # of a packed stream all that is passed over is unpacked
+            if self._source.seek(before + _SEEK_BYTES) == before:
+                break
         return self._source.seek(offset, whence)
 
     def tell(self) -> int:
@@ -197,12 +247,15 @@ def archive_kind(head: bytes) -> str | None:
     return next((kind for start, kind in _OTHER_PACKERS.items() if head.startswith(start)), None)
 
 
-def open_archive(path: Path, *, limit_bytes: int) -> Archive:
+def open_archive(
+    path: Path, *, limit_bytes: int, look_up: Callable[[], None] = lambda: None
+) -> Archive:
     """An archive, known by its content.
 
     Args:
         path: The file.
         limit_bytes: Most bytes that its members may have together once unpacked.
+        look_up: Called at each member and within large ones; may raise where a stop was asked for.
 
     Raises:
         ArchiveError: It is no zip or tar file.
@@ -211,9 +264,9 @@ def open_archive(path: Path, *, limit_bytes: int) -> Archive:
         head = file.read(512)
     kind = archive_kind(head)
     if kind == "zip":
-        return _Zip(path, limit_bytes=limit_bytes)
+        return _Zip(path, limit_bytes=limit_bytes, look_up=look_up)
     if kind in {"tar", "gzip"}:
-        return _Tar(path, limit_bytes=limit_bytes)
+        return _Tar(path, limit_bytes=limit_bytes, look_up=look_up)
     if kind is not None:
         raise ArchiveError(f"is a {kind} archive; pack the pictures as .zip, .tar or .tar.gz")
     raise ArchiveError("is no .zip, .tar or .tar.gz archive")
@@ -233,6 +286,8 @@ def _zip_fault(info: zipfile.ZipInfo) -> str | None:
 def _tar_fault(info: tarfile.TarInfo) -> str | None:
     if info.issym() or info.islnk():
         return "is a link; store the file itself"
+    if info.name.endswith("/"):
+        return "is a file with a folder's name"
     return None if info.isreg() else "is no plain file"
 
 

@@ -13,6 +13,8 @@ from lora_trainer.storage import Storage, StoredFile
 
 # File systems allow 255; a temporary file's name is a little longer than its final one.
 _MAX_PART_BYTES = 200
+# As long as S3's keys may be; file systems take paths of 4096.
+_MAX_NAME_BYTES = 1024
 
 
 def refuse_unsafe_names(files: Iterable[StoredFile], storage: Storage, reason: Reason) -> None:
@@ -42,6 +44,8 @@ def refuse_unsafe_names(files: Iterable[StoredFile], storage: Storage, reason: R
 
 def name_fault(name: str) -> str | None:
     """What keeps a name from being a path below a folder; None where nothing does."""
+    if len(name.encode("utf-8", "surrogatepass")) > _MAX_NAME_BYTES:
+        return f"has a name of more than {_MAX_NAME_BYTES} bytes"
     parts = name.split("/")
     if not {"", ".", ".."}.isdisjoint(parts):
         return "has an empty part, '.' or '..' in its name"

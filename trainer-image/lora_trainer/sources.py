@@ -66,7 +66,7 @@ def open_source(settings: DatasetSettings, *, beside: Path, stop: StopFlag) -> S
         found = storage.find(name)
         if found is not None:
             limit = settings.max_images * settings.max_file_bytes + _ARCHIVE_SLACK_BYTES
-            return _Packed(storage, found, beside=beside, limit_bytes=limit)
+            return _Packed(storage, found, beside=beside, limit_bytes=limit, stop=stop)
     return _Prefix(open_storage(uri, field="dataset.uri", stop=stop), stop=stop)
 
 
@@ -138,7 +138,13 @@ class _Files:
 
 class _Packed:
     def __init__(
-        self, storage: Storage, file: StoredFile, *, beside: Path, limit_bytes: int
+        self,
+        storage: Storage,
+        file: StoredFile,
+        *,
+        beside: Path,
+        limit_bytes: int,
+        stop: StopFlag,
     ) -> None:
         self.field = "dataset.uri"
         self.where = f"in {storage.describe(file.name)}"
@@ -146,6 +152,7 @@ class _Packed:
         self._storage = storage
         self._file = file
         self._limit_bytes = limit_bytes
+        self._stop = stop
         self._at = (storage.folder or beside.with_name(f"{beside.name}.archive")) / file.name
         self._note = beside.with_name(f"{beside.name}.unpacked.json")
 
@@ -177,7 +184,10 @@ class _Packed:
         return write_json(self._note, note)
 
     def _open(self) -> Archive:
-        return open_archive(self._at, limit_bytes=self._limit_bytes)
+        return open_archive(self._at, limit_bytes=self._limit_bytes, look_up=self._look_up)
+
+    def _look_up(self) -> None:
+        self._stop.check(f"reading the archive {self._storage.describe(self._file.name)}")
 
     def _unusable(self, why: str) -> TrainerError:
         uri = self._storage.describe(self._file.name)
