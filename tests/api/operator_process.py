@@ -180,7 +180,11 @@ class Operator:
 
     @property
     def leads(self) -> bool:
-        return self.metric("lora_operator_leader") == 1
+        try:
+            return self.metric("lora_operator_leader") == 1
+        except OSError:
+            # It is not there, or begins anew.
+            return False
 
     def metric(self, name: str) -> float:
         """Sum of all samples of a metric, whatever their labels."""

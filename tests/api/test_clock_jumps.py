@@ -17,7 +17,7 @@ from tests.results import a_good_result
 from lora_cluster import packages
 from lora_cluster.light import LightCluster
 from lora_operator.kube.client import MERGE_PATCH
-from lora_operator.kube.resources import TRAININGS
+from lora_operator.kube.resources import LEASES, TRAININGS
 
 pytestmark = pytest.mark.api
 
@@ -114,4 +114,42 @@ def test_a_jump_of_an_hour_changes_nothing_for_a_run(
     assert operator.leads
     last = datetime.fromisoformat(operator.events()[-1]["time"])
     assert abs((last - datetime.now(UTC)).total_seconds()) > 1800, "the clock was bent"
-    assert {line["event"] for line in operator.events()}.isdisjoint({"ending", "reconcile broke"})
+    bad = {"ending", "beginning anew", "reconcile broke"}
+    assert {line["event"] for line in operator.events()}.isdisjoint(bad)
+
+
+def await_renewals(stage: Stage, count: int) -> None:
+    """Wait until the Lease was renewed so many times."""
+    seen = set()
+
+    def is_enough() -> bool:
+        lease = stage.api.get(LEASES, stage.namespace, "lora-operator")
+        assert lease is not None
+        seen.add(lease["spec"]["renewTime"])
+        return len(seen) > count
+
+    eventually(is_enough, "the Lease is renewed")
+
+
+def test_a_standby_whose_clock_jumps_takes_no_lease_that_is_held(
+    stage: Stage, clock: BentClock
+) -> None:
+    arguments = (f"--namespace={stage.namespace}", f"--lease-namespace={stage.namespace}")
+    leader, standby = (
+        Operator(stage.api.kubeconfig, *arguments, identity=name) for name in ("leader", "standby")
+    )
+    standby.variables = clock.variables
+    try:
+        leader.start()
+        eventually(lambda: leader.leads, "it leads")
+        standby.start()
+        for jump in (3600, -3600):
+            clock.bend(jump)
+            # Meanwhile the standby looks more than once.
+            await_renewals(stage, 4)
+            assert (leader.leads, standby.leads) == (True, False), jump
+        leader.kill()
+        eventually(lambda: standby.leads, "it follows all the same")
+    finally:
+        leader.kill()
+        standby.kill()
