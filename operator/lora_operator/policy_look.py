@@ -20,12 +20,12 @@ from lora_operator.policy import gate
 from lora_operator.policy.alerts import cost_alert
 from lora_operator.policy.defaults import priority_of
 from lora_operator.policy.ledger import FINAL, Sighting
-from lora_operator.policy.limits import Refusal, Request, spent_budget
+from lora_operator.policy.limits import Refusal, Request, quota_refusal, spent_budget
 from lora_operator.policy.money import NOTHING, written
 from lora_operator.policy.sightings import sighting
 from lora_operator.policy.space import Applicant, Deferred, Namespace
 from lora_operator.policy.speed import step_work
-from lora_operator.policy.turns import held_for_money
+from lora_operator.policy.turns import held_by_quota, held_for_money
 from lora_operator.state.decision import is_terminal
 from lora_operator.state.views import Observed, Permission, PolicyWord, Run
 
@@ -76,7 +76,9 @@ def look_at(
             return space, None
     known = space.ledger_of(run.created_at).runs.get(run.uid)
     if known is not None and known.state is RunState.RETURNED:
-        return space, spent_budget(space.policy, space.ledger_of(run.created_at)) or _withdrawn()
+        too_large = quota_refusal(spec.resources.gpus, space.policy)
+        unpaid = spent_budget(space.policy, space.ledger_of(run.created_at))
+        return space, too_large or unpaid or _withdrawn()
     applicant = applicant_of(run, spec, space.policy)
     if run.status.phase is Phase.SUSPENDED:
         applicant = replace(applicant, resumed_at=now.replace(microsecond=0))
@@ -90,7 +92,7 @@ def look_at(
             # The status of a run that has just made room still tells what it did before.
             sight = replace(sight, state=RunState.WAITING)
         space = gate.note(space, run.uid, sight, created_at=run.created_at)
-        answer = held_for_money(space, run.uid)
+        answer = held_by_quota(space, run.uid) or held_for_money(space, run.uid)
     return space, answer
 
 
@@ -226,5 +228,6 @@ def _alert(space: Namespace, run: Run, cost: CostStatus | None) -> str | None:
 def _withdrawn() -> Refusal:
     return Refusal(
         reason=Reason.BUDGET_EXHAUSTED,
-        message="The monthly budget was spent while the run waited. Create it again to be queued.",
+        message="While the run waited, the monthly budget was spent, or a limit fell below what it "
+        "needs. Create it again to be queued.",
     )

@@ -75,7 +75,7 @@ def refusal(run: Request, policy: TrainingPolicySpec, ledger: Ledger) -> Refusal
     """
     return (
         _monthly_limit(run, policy, ledger)
-        or _quota(run, policy)
+        or quota_refusal(run.gpus, policy)
         or spent_budget(policy, ledger)
         or _estimate(run, policy, ledger)
     )
@@ -110,13 +110,13 @@ def _monthly_limit(run: Request, policy: TrainingPolicySpec, ledger: Ledger) -> 
     )
 
 
-def _quota(run: Request, policy: TrainingPolicySpec) -> Refusal | None:
-    """A run that can never start must not wait for ever."""
+def quota_refusal(gpus: int, policy: TrainingPolicySpec) -> Refusal | None:
+    """A run that can never start must not wait for ever; asked again whenever runs are let go."""
     limits = (
-        (policy.max_concurrent_gpus, run.gpus, "GPUs at once", "maxConcurrentGPUs"),
+        (policy.max_concurrent_gpus, gpus, "GPUs at once", "maxConcurrentGPUs"),
         (
             policy.max_concurrent_gpus_per_user,
-            run.gpus,
+            gpus,
             "GPUs at once per user",
             "maxConcurrentGPUsPerUser",
         ),

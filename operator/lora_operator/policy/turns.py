@@ -1,4 +1,4 @@
-"""Whose turn it is: who starts, who makes room, and whom the want of money keeps from both.
+"""Whose turn it is: who starts, who makes room, and whom want of money or quota keeps from both.
 
 A module of its own because it looks at the whole namespace, where admission looks at one run.
 """
@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from lora_api.policy import Preemption
 from lora_api.policy_ledger import RunState
-from lora_operator.policy.limits import Refusal, spent_budget
+from lora_operator.policy.limits import Refusal, quota_refusal, spent_budget
 from lora_operator.policy.months import Month
 from lora_operator.policy.preemption import preempt
 from lora_operator.policy.queue import Fit, Held, Waiting, standings, startable
@@ -23,7 +23,7 @@ ROOM_IS_MADE_WITHIN = timedelta(minutes=10)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Released:
-    """Who may start, and whose month has no money left."""
+    """Who may start, and who never may: his month has no money left, or the quota is too small."""
 
     namespace: Namespace
     started: tuple[Waiting, ...] = ()
@@ -31,15 +31,15 @@ class Released:
 
 
 def release(space: Namespace, now: datetime) -> Released:
-    """Let go who may start now, and refuse whose month's money is gone.
+    """Let go who may start now, and refuse whose month's money is gone, or whose quota shrank.
 
-    Who has begun is not refused for that, as what it has trained would be lost: it waits. While
+    Who has begun is not refused for either, as what it has trained would be lost: it waits. While
     somebody makes room, others start only beside that: what becomes free is for whom it was freed.
     """
     space = _room_by_now(space, now)
-    unpaid = _out_of_money(space)
-    held = {run.uid for run, _ in unpaid if _has_begun(space, run)}
-    refused = tuple((run, verdict) for run, verdict in unpaid if run.uid not in held)
+    barred = {run.uid: (run, why) for run, why in (*_too_large(space), *_out_of_money(space))}
+    held = {uid for uid, (run, _) in barred.items() if _has_begun(space, run)}
+    refused = tuple(refused for uid, refused in barred.items() if uid not in held)
     for run, _ in refused:
         space = _ended_waiting(space, run)
     first = _beneficiary(space, held)
@@ -53,6 +53,18 @@ def release(space: Namespace, now: datetime) -> Released:
         waiting = tuple(run for run in waiting if run.uid in space.waiting)
         space = _making_room(space, waiting, now)
     return Released(namespace=space, started=(*first, *started), refused=refused)
+
+
+def held_by_quota(space: Namespace, uid: str) -> Deferred | None:
+    """Why a waiting run that has begun is not let go, where it needs more than is ever allowed."""
+    run = space.waiting.get(uid)
+    verdict = quota_refusal(run.gpus, space.policy) if run is not None else None
+    if run is None or verdict is None or not _has_begun(space, run):
+        return None
+    return Deferred(
+        message=f"{verdict.message} What the run has trained is kept; it goes on once the policy "
+        "allows as much again."
+    )
 
 
 def held_for_money(space: Namespace, uid: str) -> Deferred | None:
@@ -83,6 +95,16 @@ def _out_of_money(space: Namespace) -> tuple[tuple[Waiting, Refusal], ...]:
     return tuple(
         (run, spent[month]) for run, month in zip(waiting, months, strict=True) if month in spent
     )
+
+
+def _too_large(space: Namespace) -> tuple[tuple[Waiting, Refusal], ...]:
+    """Who waits for more than the policy ever allows since it was lowered."""
+    needs = {run.gpus for run in space.waiting.values()}
+    verdicts = {gpus: why for gpus in needs if (why := quota_refusal(gpus, space.policy))}
+    if not verdicts:
+        return ()
+    waiting = space.waiting.values()
+    return tuple((run, verdicts[run.gpus]) for run in waiting if run.gpus in verdicts)
 
 
 def _has_begun(space: Namespace, run: Waiting) -> bool:
