@@ -15,6 +15,8 @@ from tests.builders import NOW, a_claim, a_pod, stamp
 from tests.dictionary_api import DictionaryApi
 from tests.queue_scene import ANNA, BEN, Scene
 
+from lora_api import API_VERSION
+from lora_api.training import KIND
 from lora_operator.kube.resources import CLAIMS, JOBS, PODS, TRAININGS
 from lora_operator.state.keys import Key
 
@@ -134,7 +136,15 @@ async def test_a_policy_that_is_heard_of_late_still_says_what_is_kept_of_a_run(
     claim = a_claim()
     claim["metadata"] |= {
         "resourceVersion": "7",
-        "ownerReferences": [{"uid": "uid-of-anna", "controller": True}],
+        "ownerReferences": [
+            {
+                "apiVersion": API_VERSION,
+                "kind": KIND,
+                "name": "anna",
+                "uid": "uid-of-anna",
+                "controller": True,
+            }
+        ],
     }
     api.hold(CLAIMS, claim)
     scene.cache.put(CLAIMS, claim)
