@@ -25,7 +25,7 @@ from lora_operator.policy import gate
 from lora_operator.policy.currency import currency_fault, in_its_currency
 from lora_operator.policy.faults import PolicyFaultError
 from lora_operator.policy.space import Namespace
-from lora_operator.policy_look import applicant_of, makes_room
+from lora_operator.policy_look import applicant_of, keeps_gpus, makes_room
 from lora_operator.state.decision import is_terminal
 from lora_operator.state.keys import Key, Object, key_of
 from lora_operator.state.reading import read_run
@@ -113,20 +113,22 @@ class GateMemory:
         space = Namespace(policy=policy, ledgers=await store.read())
         kept = Kept(self.counting(space, policy), store)
         await self._catch_up(namespace, kept.space)
-        live = set()
+        live, now = set(), self._now()
+        noted = {uid for ledger in kept.space.ledgers.values() for uid in ledger.runs}
         for body in self.runs_of(namespace):
             run = read_run(body)
             live.add(run.uid)
             kept.seen[run.key.name] = Known(key=run.key, uid=run.uid, created_at=run.created_at)
-            if run.spec is None or is_terminal(run.status):
+            if run.spec is None or (is_terminal(run.status) and run.uid not in noted):
                 continue
             seen = observe(self._cache, run.key, {})
+            if is_terminal(run.status) and (seen is None or not keeps_gpus(kept.space, seen, now)):
+                continue
             kept.space = gate.recall(
                 kept.space,
                 applicant_of(run, run.spec, policy),
                 makes_room=seen is not None and makes_room(seen),
             )
-        now = self._now()
         kept.space, gone = gone_before(kept.space, live, namespace, self._cache, now)
         kept.space, kept.leaving = see_off(kept.space, gone, self._cache, now)
         self._kept[namespace] = kept

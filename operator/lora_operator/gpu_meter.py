@@ -39,10 +39,18 @@ def read_meter(seen: Observed, now: datetime) -> Meter:
 
 
 def _since_counted(pod: Pod, attempt: AttemptStatus | None, now: datetime, gpus: int) -> int:
-    """What a pod held beyond what the status has of it; an end that it knows is in it for good."""
-    is_counted = pod.has_ended if attempt is None else attempt.ended_at is not None
+    """What a pod held beyond what the status has of it; an end that it knows is in it for good.
+
+    A run that is given up closes its attempts at once, and its pod may go on for a while.
+    """
     until = pod.container.ended_at if pod.has_ended else now
+    closed_at = attempt.ended_at if attempt is not None else None
+    is_counted = pod.has_ended if attempt is None else _is_until(closed_at, until)
     if is_counted or pod.scheduled_at is None or until is None:
         return 0
     already = (attempt.gpu_seconds or 0) if attempt is not None else 0
     return max(0, gpus * int((until - pod.scheduled_at).total_seconds()) - already)
+
+
+def _is_until(closed_at: datetime | None, until: datetime | None) -> bool:
+    return closed_at is not None and (until is None or until <= closed_at)

@@ -60,9 +60,14 @@ def look_at(
     run, spec = seen.run, seen.run.spec
     if spec is None or run.status_fault or run.deleting:
         return bill(space, seen, price=price, now=now), None
+    if is_terminal(run.status) and keeps_gpus(space, seen, now):
+        # Given up before its pod has ended: the GPUs are free, and paid for, once it is gone.
+        space = gate.recall(space, applicant_of(run, spec, space.policy))
+        return bill(space, seen, price=price, now=now), None
     if is_terminal(run.status):
         is_accounted = run.status.cost is not None and run.status.cost.final
         sight = sighting(spec, run.status, per_gpu_hour=price, product=product)
+        sight = _metered(sight, seen, now)
         return gate.note(
             space, run.uid, sight, created_at=run.created_at, accounted=is_accounted
         ), None
@@ -109,6 +114,13 @@ def bill(space: Namespace, seen: Observed, *, price: Decimal, now: datetime) -> 
         per_gpu_hour=price,
         created_at=seen.run.created_at,
     )
+
+
+def keeps_gpus(space: Namespace, seen: Observed, now: datetime) -> bool:
+    """Whether a run that was let go has a pod on a node, whatever its own status says."""
+    entry = space.ledger_of(seen.run.created_at).runs.get(seen.run.uid)
+    is_let_go = entry is not None and entry.state is RunState.RUNNING
+    return is_let_go and read_meter(seen, now).gpus > 0
 
 
 def is_dear(space: Namespace, seen: Observed) -> bool:
@@ -160,9 +172,9 @@ def applicant_of(run: Run, spec: LoRATrainingSpec, policy: TrainingPolicySpec) -
         ),
         created_at=run.created_at,
         priority=priority_of(spec, policy),
-        # Kueue lets its Jobs go by the field that we would suspend them by. Who is trained gives
-        # its GPUs back anyway.
-        preemptible=run.queue is None and run.status.upload is None,
+        # Kueue lets its Jobs go by the field that we would suspend them by. Who is trained or has
+        # ended gives its GPUs back anyway.
+        preemptible=run.queue is None and run.status.upload is None and not is_terminal(run.status),
         started_at=run.status.started_at or run.status.phase_started_at,
     )
 

@@ -86,3 +86,35 @@ def test_who_is_trained_and_still_has_its_pod_is_no_victim() -> None:
     going = uploading().with_job(a_job().being_deleted()).with_pods(a_pod().placed().running())
     space = let_go(look(look(space, going.observed), bens())).namespace
     assert (set(space.working), space.preempted) == ({RUN_UID}, frozenset())
+
+
+def given_up() -> ASight:
+    """Anna's trainer made no progress for long, and nothing may be tried again."""
+    hung = a_training().with_retries(0)
+    sight = seen(hung).with_job().with_pods(a_pod().placed().running())
+    sight = sight.with_progress(Stage.TRAIN, 10).settled().unmoved_for(5000).settled()
+    assert sight.observed.run.status.phase is Phase.FAILED
+    assert sight.observed.live_pods
+    return sight
+
+
+def test_who_is_given_up_keeps_its_gpus_until_its_pod_is_gone_and_pays_for_them() -> None:
+    space = look(look(with_anna_at_work(), given_up().observed), bens())
+    assert let_go(space).started == ()
+    later = NOW + timedelta(minutes=5)
+    space = look(space, given_up().observed, later)
+    assert (list(space.working), let_go(space, later).started) == ([RUN_UID], ())
+    word = word_of(space, given_up().observed.run, None, "")
+    assert word.cost is not None
+    assert word.cost.final is False
+    gone = given_up().with_pods()
+    space = look(space, gone.observed, later)
+    entry = space.ledgers[Month.of(NOW)].runs[RUN_UID]
+    assert (entry.state, entry.gpu_seconds >= 300) == (RunState.RETURNED, True)
+    assert [run.name for run in let_go(space, later).started] == ["ben"]
+
+
+def test_who_is_given_up_and_keeps_its_gpus_is_no_victim() -> None:
+    space = with_anna_at_work(queue={"preemption": "LowerPriority"})
+    space = let_go(look(look(space, given_up().observed), bens())).namespace
+    assert (set(space.working), space.preempted) == ({RUN_UID}, frozenset())
