@@ -60,24 +60,21 @@ def look_at(
     run, spec = seen.run, seen.run.spec
     if spec is None or run.status_fault or run.deleting:
         return bill(space, seen, price=price, now=now), None
-    if is_terminal(run.status) and keeps_gpus(space, seen, now):
-        # Given up before its pod has ended: the GPUs are free, and paid for, once it is gone.
-        space = gate.recall(space, applicant_of(run, spec, space.policy))
-        return bill(space, seen, price=price, now=now), None
     if is_terminal(run.status):
-        is_accounted = run.status.cost is not None and run.status.cost.final
+        if keeps_gpus(space, seen, now):
+            # Given up before its pod has ended: the GPUs are free, and paid for, once it is gone.
+            space = gate.recall(space, applicant_of(run, spec, space.policy))
+            return bill(space, seen, price=price, now=now), None
         sight = sighting(spec, run.status, per_gpu_hour=price, product=product)
-        sight = _metered(sight, seen, now)
-        return gate.note(
-            space, run.uid, sight, created_at=run.created_at, accounted=is_accounted
-        ), None
-    if run.status.upload is not None and seen.holds_nothing:
+        return _noted_as_over(space, run, _metered(sight, seen, now)), None
+    uploads = run.status.upload is not None
+    if seen.holds_nothing and (uploads or spec.suspend or run.uid in space.preempted):
         space = bill(space, seen, price=price, now=now)
-        return gate.stand_aside(space, run.uid), None
-    if seen.holds_nothing and (spec.suspend or run.uid in space.preempted):
-        space = bill(space, seen, price=price, now=now)
-        space = gate.pause(space, run.uid, created_at=run.created_at)
-        if spec.suspend:
+        if uploads:
+            space = gate.stand_aside(space, run.uid)
+        else:
+            space = gate.pause(space, run.uid, created_at=run.created_at)
+        if uploads or spec.suspend:
             return space, None
     known = space.ledger_of(run.created_at).runs.get(run.uid)
     if known is not None and known.state is RunState.RETURNED:
@@ -210,6 +207,11 @@ def word_of(space: Namespace, run: Run, answer: Answer, place: str) -> PolicyWor
         reason=Reason.QUEUED,
         message=message or UNASKED.message,
     )
+
+
+def _noted_as_over(space: Namespace, run: Run, sight: Sighting) -> Namespace:
+    is_accounted = run.status.cost is not None and run.status.cost.final
+    return gate.note(space, run.uid, sight, created_at=run.created_at, accounted=is_accounted)
 
 
 def _metered(sight: Sighting, seen: Observed, now: datetime) -> Sighting:
