@@ -17,6 +17,8 @@ PULLS_PER_SECOND = 200
 # Speeds are averages: a moment later rather than a moment too early, which costs another request.
 LATER = 1.02
 LATER_SECONDS = 0.3
+# More than these lead beyond the slowest pace anyhow.
+MOST_DOUBLINGS = 5
 
 
 class Agenda:
@@ -25,6 +27,7 @@ class Agenda:
     def __init__(self) -> None:
         """Start with nobody."""
         self._due: dict[str, float] = {}
+        self._silences: dict[str, int] = {}
 
     def take(self, running: Collection[str], now: float) -> set[str]:
         """Who is to be asked now; each of them counts as asked.
@@ -37,6 +40,7 @@ class Agenda:
             The longest overdue, not more than can be asked in a second.
         """
         self._due = {uid: self._due.get(uid, now) for uid in running}
+        self._silences = {uid: n for uid, n in self._silences.items() if uid in self._due}
         overdue = sorted((due, uid) for uid, due in self._due.items() if due <= now)
         taken = {uid for _, uid in overdue[: math.ceil(PULLS_PER_SECOND * ROUND_SECONDS)]}
         for uid in taken:
@@ -45,8 +49,21 @@ class Agenda:
 
     def heard(self, uid: str, told: Progress, now: float) -> None:
         """Take in an answer, and with it when there will be news."""
+        self._silences.pop(uid, None)
         if uid in self._due:
             self._due[uid] = now + seconds_to_news(told, running=len(self._due))
+
+    def hung(self, uid: str, now: float) -> None:
+        """Note that it let the time pass: each time it is asked half as often as before."""
+        if uid not in self._due:
+            return
+        silences = self._silences[uid] = self._silences.get(uid, 0) + 1
+        wait = pace(len(self._due)) * 2.0 ** min(silences, MOST_DOUBLINGS)
+        self._due[uid] = now + min(SLOWEST_SECONDS, wait)
+
+    def is_silent(self, uid: str) -> bool:
+        """Whether it said nothing when it was last asked."""
+        return uid in self._silences
 
 
 def pace(running: int) -> float:

@@ -100,7 +100,11 @@ class App:
         metrics.queue_depth.set_function(lambda: len(self._queue))
 
         self._session = connection.session(ApiWatch(metrics=metrics))
-        self._pod_session = aiohttp.ClientSession(headers={"User-Agent": "lora-operator"})
+        self._pod_session = aiohttp.ClientSession(
+            # The puller has its own bounds, and who waits here for a connection seems to be silent.
+            connector=aiohttp.TCPConnector(limit=0),
+            headers={"User-Agent": "lora-operator"},
+        )
         server_time = ServerTime()
         times = LeaseTimes()
         self._elector = Elector(

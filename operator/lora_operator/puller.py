@@ -32,7 +32,11 @@ TIMEOUT_SECONDS = 2.0
 # A connection that is not made says that there is no way; one that is, and then nothing, that the
 # trainer hangs.
 TIMEOUT = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS, sock_connect=TIMEOUT_SECONDS / 2)
-AT_ONCE = 64
+# How many questions may be on their way: to those who mostly answer, in milliseconds, and apart
+# from them to those who never did or fell silent, where each may take all the time there is. So a
+# pod that takes a connection and says nothing delays nobody who answers.
+AT_ONCE = 128
+UNPROVEN_AT_ONCE = 64
 # That a run makes steps is written every so many seconds, however few they are of a percent. With
 # more runs than this per second of it, more seldom: percents are worth more than steps.
 STEPS_WRITTEN_PER_SECOND = 100
@@ -105,20 +109,23 @@ class ProgressPuller:
         self._agenda = Agenda()
         self._running = 0
         self._slots = asyncio.Semaphore(AT_ONCE)
+        self._unproven_slots = asyncio.Semaphore(UNPROVEN_AT_ONCE)
+        self._being_asked: set[str] = set()
         self._proxy_until: dict[str, float] = {}
 
     async def run(self) -> None:
-        """Ask forever, round by round."""
-        while True:
-            begun = time.monotonic()
-            pods = {pod["metadata"]["uid"]: pod for pod in self._cache.all(PODS) if _answers(pod)}
-            self._running = len(pods)
-            due = self._agenda.take(pods, begun)
-            await asyncio.gather(
-                *(self._pull(target) for target in self._targets(pods[uid] for uid in due))
-            )
-            self.keep_only(set(pods))
-            await asyncio.sleep(max(0.1, ROUND_SECONDS - (time.monotonic() - begun)))
+        """Ask forever, each pod by its own schedule: nobody waits for anybody else's answer."""
+        async with asyncio.TaskGroup() as questions:
+            while True:
+                begun = time.monotonic()
+                pods = {p["metadata"]["uid"]: p for p in self._cache.all(PODS) if _answers(p)}
+                self._running = len(pods)
+                due = self._agenda.take(pods, begun) - self._being_asked
+                for target in self._targets(pods[uid] for uid in due):
+                    self._being_asked.add(target.pod_uid)
+                    questions.create_task(self._pull_in_turn(target))
+                self.keep_only(set(pods))
+                await asyncio.sleep(max(0.1, ROUND_SECONDS - (time.monotonic() - begun)))
 
     def keep_only(self, running: set[str]) -> None:
         """Forget all pods but these, by uid."""
@@ -146,9 +153,18 @@ class ProgressPuller:
             for job in self._cache.children(run, JOBS)
         )
 
+    async def _pull_in_turn(self, target: Target) -> None:
+        is_proven = target.pod_uid in self.progress_of and not self._agenda.is_silent(
+            target.pod_uid
+        )
+        try:
+            async with self._slots if is_proven else self._unproven_slots:
+                await self._pull(target)
+        finally:
+            self._being_asked.discard(target.pod_uid)
+
     async def _pull(self, target: Target) -> None:
-        async with self._slots:
-            answer = await self._ask(target)
+        answer = await self._ask(target)
         told = answer.told
         self._weigh(target, answer)
         known = self.progress_of.get(target.pod_uid)
@@ -169,6 +185,8 @@ class ProgressPuller:
         uid, place = target.pod_uid, target.run.namespace
         if answer.told is None:
             self.moved_at.silent(uid, place=place, is_its_own=answer.is_reached)
+            if answer.is_timeout:
+                self._agenda.hung(uid, time.monotonic())
             return
         self.moved_at.answered(uid, place=place)
         self._agenda.heard(uid, answer.told, time.monotonic())

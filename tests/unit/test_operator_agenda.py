@@ -66,6 +66,20 @@ def test_an_answer_says_when_to_ask_again() -> None:
     assert asked == [11]
 
 
+def test_who_lets_the_time_pass_is_asked_less_and_less_until_it_answers() -> None:
+    agenda = Agenda()
+    asked = []
+    for now in range(130):
+        if agenda.take(["a"], now):
+            asked.append(now)
+            agenda.hung("a", now)
+            assert agenda.is_silent("a")
+    assert asked == [0, 2, 6, 14, 30, 60, 90, 120]
+    agenda.heard("a", training(405), 130.0)
+    assert not agenda.is_silent("a")
+    assert agenda.take(["a"], 131.0) == {"a"}
+
+
 def test_who_is_gone_is_forgotten() -> None:
     agenda = Agenda()
     agenda.take(["a"], 0.0)

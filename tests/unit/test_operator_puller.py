@@ -259,6 +259,48 @@ async def test_a_pod_that_answers_by_the_proxy_alone_moves_no_other_there() -> N
     assert list(puller.ways)[5:] == ["direct", "proxy"]
 
 
+async def test_who_answers_is_asked_on_whoever_hangs() -> None:
+    """With as many as there are questions in a second; none of them ever ends."""
+    cache = Cache()
+    answers = asyncio.Event()
+
+    class HangingPuller(ScriptedPuller):
+        asked: tuple[str, ...] = ()
+
+        async def _ask(self, target: Target) -> Answer:
+            self.asked += (target.pod_name,)
+            if target.pod_name != "anna-train-x1":
+                await asyncio.Event().wait()
+            if self.asked.count(target.pod_name) == 4:
+                answers.set()
+            return Answer(a_progress(Stage.TRAIN, 40), is_reached=True)
+
+    puller = HangingPuller(
+        cache=cache,
+        pods=cast("aiohttp.ClientSession", None),
+        api=cast("aiohttp.ClientSession", None),
+        server="",
+        in_cluster=True,
+        route=ProgressRoute.DIRECT,
+        metrics=Metrics(),
+        on_change=lambda _: None,
+        now=wall_clock,
+    )
+    for resource, body in ((TRAININGS, a_training().stored()), (JOBS, a_job().stored())):
+        cache.put(resource, body)
+    cache.put(PODS, running())
+    for target in puller.targets():
+        await puller._pull(target)
+    for number in range(200):
+        pod = a_pod().named(f"anna-train-h{number}").running().stored()
+        pod["status"]["podIP"] = ADDRESS
+        cache.put(PODS, pod)
+    asking = asyncio.create_task(puller.run())
+    await asyncio.wait_for(answers.wait(), timeout=60)
+    assert len(set(puller.asked)) > 1
+    asking.cancel()
+
+
 class RoutedPuller(ProgressPuller):
     """Notes by which way it asks; one pod answers by the proxy alone."""
 
