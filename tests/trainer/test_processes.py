@@ -20,7 +20,7 @@ from lora_api.result import Result
 from lora_api.settings import Switch
 from lora_trainer import compiling
 from lora_trainer.errors import TrainerError
-from lora_trainer.group import Group
+from lora_trainer.group import Arithmetic, Group
 from lora_trainer.loop import Trainer
 from lora_trainer.processes import training_together
 
@@ -29,12 +29,29 @@ def _two(job: AJob) -> AJob:
     return job.having("processes", 2).having("optimization.batchSize", 1)
 
 
-def test_two_processes_end_with_the_bytes_of_one_with_twice_the_batches(job: AJob) -> None:
+# How a model is trained must not tell whether several processes do it.
+WAYS: dict[str, dict[str, Any]] = {
+    "as it is by default": {},
+    "with its text encoder, in bf16, on a base of 8 bits": {
+        "network.textEncoder": True,
+        "optimization.precision": "bf16",
+        "optimization.memory": "fp8",
+    },
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_two_processes_end_with_the_bytes_of_one_with_twice_the_batches(
+    name: str, job: AJob
+) -> None:
     """The mean of two gradients is the same number, whoever computed them."""
-    two = _two(job).with_steps(3)
+    alike = job.having("optimization.batchSize", 1).with_steps(3)
+    for path, value in WAYS[name].items():
+        alike = alike.having(path, value)
+    two = alike.having("processes", 2)
     code, result = two.run()
     assert code == ExitCode.OK, result.message
-    one = job.having("optimization.batchSize", 1).having("processes", 1).with_steps(3)
+    one = alike.having("processes", 1)
     one = one.having("optimization.gradientAccumulationSteps", 2).in_workspace("one")
     assert one.run()[0] == ExitCode.OK
     tensors = [_tensors(job.output / "model.safetensors") for job in (two, one)]
@@ -140,8 +157,57 @@ def test_processes_agree_on_what_a_trial_tells_and_on_compiling(
 ) -> None:
     monkeypatch.setattr(compiling, "has_compiler", lambda: True)
     work, fatal = partial(_try, tmp_path, fault), list[TrainerError]()
-    with training_together(work, size=2, folder=tmp_path, fatal=fatal.append) as group:
+    with training_together(
+        work, Arithmetic(), size=2, folder=tmp_path, fatal=fatal.append
+    ) as group:
         work(group)
     found = [(tmp_path / f"process-{rank}").read_text() for rank in range(2)]
     assert found == [f"{name}, compiles: True" for name in said]
     assert not fatal
+
+
+def _steps(folder: Path, numbers: range, group: Group) -> None:
+    """Train some weights, of which one is never used, from where an earlier group left them."""
+    torch.manual_seed(1)
+    # Larger than the first of the pieces in which gradients are averaged.
+    weights = [torch.nn.Parameter(torch.randn(size)) for size in (500_000, 3, 700_000, 5)]
+    kept = folder / "weights.pt"
+    if kept.exists():
+        for weight, value in zip(weights, torch.load(kept), strict=True):
+            weight.data.copy_(value)
+    forward = group.shared(weights)
+
+    def loss() -> torch.Tensor:
+        return torch.stack([(one.tanh() * torch.randn(1)).sum() for one in weights[:3]]).sum()
+
+    for number in numbers:
+        torch.manual_seed(100 * number + group.rank)
+        for _ in range(2):
+            with group.accumulating(forward):
+                group.backward(forward(loss))
+        for weight in weights:
+            if weight.grad is not None:
+                weight.data -= 0.01 * weight.grad
+                weight.grad = None
+    if group.leads:
+        torch.save([weight.data for weight in weights], kept)
+
+
+def _three(folder: Path, *turns: range) -> list[torch.Tensor]:
+    """The weights after some steps of three processes, which end after each turn."""
+    folder.mkdir()
+    for numbers in turns:
+        work, fatal = partial(_steps, folder, numbers), list[TrainerError]()
+        with training_together(
+            work, Arithmetic(accumulation=2), size=3, folder=folder, fatal=fatal.append
+        ) as group:
+            work(group)
+    found: list[torch.Tensor] = torch.load(folder / "weights.pt")
+    return found
+
+
+def test_three_processes_that_go_on_later_end_with_the_same_bytes(tmp_path: Path) -> None:
+    """The order of a sum of three matters, and must not depend on when the processes began."""
+    whole = _three(tmp_path / "whole", range(4))
+    halves = _three(tmp_path / "halves", range(2), range(2, 4))
+    assert all(torch.equal(one, other) for one, other in zip(whole, halves, strict=True))

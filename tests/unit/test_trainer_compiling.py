@@ -10,7 +10,7 @@ from lora_api.settings import Switch
 from lora_trainer import compiling
 from lora_trainer.compiling import agreed_to_compile, compile_now, pays
 from lora_trainer.errors import TrainerError
-from lora_trainer.group import Group
+from lora_trainer.group import accelerated
 
 RUNS: dict[str, tuple[int, float, int, bool]] = {
     "a short run never does": (200, 0.5, 1, False),
@@ -41,7 +41,8 @@ DECISIONS: dict[str, tuple[Switch, float | None, bool, bool]] = {
 def test_who_compiles(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     switch, seconds, has_compiler, expected = DECISIONS[name]
     monkeypatch.setattr(compiling, "has_compiler", lambda: has_compiler)
-    found = agreed_to_compile(switch, Group(), steps=1000, step_seconds=seconds, shapes=1)
+    with accelerated() as alone:
+        found = agreed_to_compile(switch, alone, steps=1000, step_seconds=seconds, shapes=1)
     assert found is expected
 
 

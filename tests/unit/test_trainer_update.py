@@ -1,11 +1,13 @@
 """What a step may change: the weights, the optimiser's state, the average, the loss scale."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from lora_api.settings import Optimizer
 from lora_trainer.ema import MovingAverage
-from lora_trainer.group import Group
+from lora_trainer.group import Group, accelerated
 from lora_trainer.guard import Gate
 from lora_trainer.optimizers import make_optimizer
 from lora_trainer.scaling import LossScale
@@ -15,7 +17,15 @@ CPU = torch.device("cpu")
 NAN = float("nan")
 
 
-def _updater(optimizer: Optimizer = Optimizer.ADAMW, *, scale: bool = False) -> Updater:
+@pytest.fixture
+def group() -> Iterator[Group]:
+    with accelerated() as alone:
+        yield alone
+
+
+def _updater(
+    group: Group, optimizer: Optimizer = Optimizer.ADAMW, *, scale: bool = False
+) -> Updater:
     # 8-bit states exist from 4096 weights on.
     parameters = {"w": torch.nn.Parameter(torch.ones(8192))}
     return Updater(
@@ -25,7 +35,7 @@ def _updater(optimizer: Optimizer = Optimizer.ADAMW, *, scale: bool = False) -> 
         ),
         gate=Gate(CPU),
         max_grad_norm=1.0,
-        group=Group(device=CPU),
+        group=group,
         scale=LossScale(CPU) if scale else None,
         average=MovingAverage(parameters, decay=0.9),
     )
@@ -53,9 +63,9 @@ def _numbers(value: object) -> list[torch.Tensor]:
 @pytest.mark.parametrize("optimizer", list(Optimizer))
 @pytest.mark.parametrize("bad", [NAN, float("inf"), 1e12, -1.0])
 def test_a_bad_loss_changes_neither_weights_nor_state_nor_average(
-    optimizer: Optimizer, bad: float
+    optimizer: Optimizer, bad: float, group: Group
 ) -> None:
-    updater = _updater(optimizer)
+    updater = _updater(group, optimizer)
     assert not _step(updater, 0).refused
     before = _numbers(updater.state())
     figures = _step(updater, 1, factor=bad)
@@ -79,8 +89,8 @@ def test_all_pictures_are_named_where_only_the_gradients_are_bad() -> None:
     assert figures.at_fault(["a", "b"]) == ["a", "b"]
 
 
-def test_scaled_gradients_make_the_same_update() -> None:
-    plain, scaled = _updater(), _updater(scale=True)
+def test_scaled_gradients_make_the_same_update(group: Group) -> None:
+    plain, scaled = _updater(group), _updater(group, scale=True)
     for number in range(3):
         _step(plain, number)
         _step(scaled, number)
@@ -102,8 +112,8 @@ def test_the_scale_grows_after_many_steps_without_an_overflow() -> None:
     assert scale.state() == {"scale": 8.0, "calm": 0.0}
 
 
-def test_the_average_is_lent_and_given_back() -> None:
-    updater = _updater()
+def test_the_average_is_lent_and_given_back(group: Group) -> None:
+    updater = _updater(group)
     for number in range(4):
         _step(updater, number)
     own = updater.parameters["w"].detach().clone()

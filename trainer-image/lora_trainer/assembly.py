@@ -217,7 +217,6 @@ def _trainer(
             noise_offset=settings.noise_offset,
             timestep_shift=settings.timestep_shift,
         ),
-        dtype=DTYPES[task.precision],
         total_steps=task.total_steps,
         checkpoints=task.checkpoints,
         every_steps=task.every_steps,

@@ -94,6 +94,9 @@ def confine(workspace: Path) -> None:
     # the time that the thread they wait for needs: measured, 2 threads on 2 busy cores did 0.14
     # steps per second spinning and 0.86 sleeping.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # PyTorch's C++ parts write warnings past our log, one of them in each process of several, about
+    # an option that is set on purpose (group.py).
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def leave_out_unneeded(optimization: OptimizationSettings) -> None:

@@ -8,6 +8,7 @@ survives (checkpoint), what is said (progress).
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from lora_trainer.batch import conditioning
 from lora_trainer.batches import BatchSource, MicroBatch
 from lora_trainer.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from lora_trainer.errors import is_out_of_memory
-from lora_trainer.group import Group
+from lora_trainer.group import Group, Trained
 from lora_trainer.guard import FiniteGuard
 from lora_trainer.observers import LoopObserver, Observers
 from lora_trainer.progress import ProgressBoard
@@ -55,9 +56,6 @@ class Trainer:
     loss_settings: LossSettings
     """What the job changes about the loss."""
 
-    dtype: torch.dtype
-    """Arithmetic of the forward pass."""
-
     total_steps: int
     """How long."""
 
@@ -91,11 +89,17 @@ class Trainer:
     guard: FiniteGuard = field(default_factory=FiniteGuard, init=False)
     """Judges what comes back from the device."""
 
+    forward: torch.nn.Module = field(init=False)
+    """What losses are computed through: alone in a trial, with the other processes in a step."""
+
     readout: Readout[tuple[int, float]] = field(init=False)
     """Steps (number, learning rate) whose figures are not known yet."""
 
     marked: float = field(default=0.0, init=False)
     """time.perf_counter() at which the steps not yet reported began."""
+
+    def __post_init__(self) -> None:
+        self.forward = Trained(self.updater.parameters.values())
 
     def run(self) -> None:
         """Train from the newest checkpoint, or from the start, to the last step.
@@ -109,6 +113,8 @@ class Trainer:
         self.board.expect(self.total_steps, done=first)
         self.observer.began(first)
         self.denoiser.train()
+        # Not before the trial, in which one process may fail while another would wait for it.
+        self.forward = self.group.shared(self.updater.parameters.values())
         with made_ahead(self.source.of, range(first, self.total_steps)) as steps:
             self.marked = time.perf_counter()
             for step, batches in zip(range(first, self.total_steps), steps, strict=True):
@@ -152,15 +158,16 @@ class Trainer:
     def losses(self, batch: MicroBatch) -> torch.Tensor:
         """Loss of each picture of one batch, with its graph."""
         torch.manual_seed(batch.dropout_seed)
-        reduced = self.dtype is not torch.float32
-        inputs = self._inputs(batch)  # outside of autocast: text encoders run in float32
-        with torch.autocast(self.group.device.type, self.dtype, enabled=reduced):
-            return self.recipe.losses(
-                self.denoiser,
-                inputs,
-                settings=self.loss_settings,
-                generator=batch.generator,
-            )
+        compute = partial(
+            self.recipe.losses,
+            self.denoiser,
+            self._inputs(batch),  # outside of autocast: text encoders run in float32
+            settings=self.loss_settings,
+            generator=batch.generator,
+        )
+        with self.group.autocast():
+            losses: torch.Tensor = self.forward(compute)
+        return losses
 
     def _inputs(self, batch: MicroBatch) -> Batch:
         """The batch; its text through the encoder as it is now, where that is trained."""
@@ -181,8 +188,9 @@ class Trainer:
         found = []
         for batch in batches:
             self._stop_where_asked(step)
-            losses = self.losses(batch)
-            self.updater.backward(losses.mean() / len(batches))
+            with self.group.accumulating(self.forward):
+                losses = self.losses(batch)
+                self.updater.backward(losses.mean())
             found.append(losses.detach())
             self.board.alive()
         figures = self.updater.apply(step, torch.cat(found), learning_rate=rate)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,7 +25,7 @@ import torch.distributed as dist
 from lora_api.reasons import Reason
 from lora_trainer import log
 from lora_trainer.errors import InterruptedRunError, TrainerError, is_out_of_memory
-from lora_trainer.group import Group
+from lora_trainer.group import Arithmetic, Group, accelerated
 
 # Drawing and saving keep the first process away from the others; NCCL's own limit is 10 minutes.
 _PATIENCE = timedelta(hours=2)
@@ -56,19 +57,20 @@ def processes_for(wanted: int | None) -> int:
     return wanted or max(1, gpus)
 
 
-def device_of(rank: int) -> torch.device:
-    """The device of one process."""
-    return torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
-
-
 @contextmanager
 def training_together(
-    work: Work, *, size: int, folder: Path, fatal: Callable[[TrainerError], None]
+    work: Work,
+    arithmetic: Arithmetic,
+    *,
+    size: int,
+    folder: Path,
+    fatal: Callable[[TrainerError], None],
 ) -> Iterator[Group]:
     """Start helpers that do the same work, and be the first of the group meanwhile.
 
     Args:
         work: What a helper does; sent to it, so its parts must be picklable.
+        arithmetic: How gradients are computed.
         size: Processes in all; 1 starts none.
         folder: Where they meet through a file; no other run may use it.
         fatal: Ends this process where it is stuck because a helper is gone.
@@ -77,16 +79,15 @@ def training_together(
         TrainerError: InternalError or OutOfGpuMemory; a helper died.
     """
     if size == 1:
-        yield Group(device=device_of(0))
+        with accelerated(arithmetic) as group:
+            yield group
         return
-    rendezvous = _meeting_place(folder)
-    helpers = [
-        _Helper(work, rank=rank, size=size, rendezvous=rendezvous) for rank in range(1, size)
-    ]
+    meeting = _Meeting(size=size, place=_meeting_place(folder), arithmetic=arithmetic)
+    helpers = [_Helper(work, rank, meeting) for rank in range(1, size)]
     watch = _Watch(helpers, fatal)
     patience = _BROKEN_SECONDS
     try:
-        with _joined(rank=0, size=size, rendezvous=rendezvous) as group:
+        with _joined(0, meeting) as group:
             yield group
         patience = _DONE_SECONDS
     except TrainerError:
@@ -101,7 +102,21 @@ def training_together(
         watch.over()
         for helper in helpers:
             helper.end(patience)
-        rendezvous.unlink(missing_ok=True)
+        meeting.place.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Meeting:
+    """What processes must know to train together."""
+
+    size: int
+    """How many there are."""
+
+    place: Path
+    """The file through which they find each other."""
+
+    arithmetic: Arithmetic
+    """How gradients are computed."""
 
 
 def _meeting_place(folder: Path) -> Path:
@@ -118,12 +133,12 @@ def _meeting_place(folder: Path) -> Path:
 class _Helper:
     """One further process, seen from the first."""
 
-    def __init__(self, work: Work, *, rank: int, size: int, rendezvous: Path) -> None:
+    def __init__(self, work: Work, rank: int, meeting: _Meeting) -> None:
         self.rank = rank
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self.process: Any = context.Process(
-            target=_help, args=(work, rank, size, rendezvous, theirs), daemon=True
+            target=_help, args=(work, rank, meeting, theirs), daemon=True
         )
         self.process.start()
         theirs.close()
@@ -188,30 +203,36 @@ class _Watch:
 
 
 @contextmanager
-def _joined(*, rank: int, size: int, rendezvous: Path) -> Iterator[Group]:
-    device = device_of(rank)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+def _joined(rank: int, meeting: _Meeting) -> Iterator[Group]:
+    """This process, once all are there.
+
+    accelerate takes the group that it finds. Left to itself it would meet on a TCP port, which
+    another run on the machine may have taken between choosing and using it.
+    """
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(rank)
     dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-        init_method=f"file://{rendezvous}",
+        "cpu:gloo,cuda:nccl" if cuda else "gloo",
+        init_method=f"file://{meeting.place}",
         rank=rank,
-        world_size=size,
+        world_size=meeting.size,
         timeout=_PATIENCE,
     )
     try:
-        yield Group(rank=rank, size=size, device=device)
+        with accelerated(meeting.arithmetic, rank=rank, size=meeting.size) as group:
+            yield group
     finally:
         dist.destroy_process_group()
 
 
-def _help(work: Work, rank: int, size: int, rendezvous: Path, pipe: Connection) -> None:
+def _help(work: Work, rank: int, meeting: _Meeting, pipe: Connection) -> None:
     """A helper's whole life."""
     log.configure()
     threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
     code = 0
     try:
-        with _joined(rank=rank, size=size, rendezvous=rendezvous) as group:
+        with _joined(rank, meeting) as group:
             work(group)
     except InterruptedRunError as error:
         code = int(error.exit_code)

@@ -1,8 +1,8 @@
 """Loss scaling for fp16, whose smallest number is too large for many gradients.
 
-A module of its own because only one precision needs it. torch.amp.GradScaler does the same, but
-asks the host at every step whether to apply the update; here the answer stays on the device,
-beside the check for finite numbers.
+A module of its own because only one precision needs it. torch.amp.GradScaler, which accelerate
+uses, does the same, but reads `found_inf` on the host at every step to know whether to apply the
+update; here the answer stays on the device, beside the check for finite numbers.
 """
 
 import torch

@@ -18,7 +18,7 @@ from lora_trainer.cache import fill_cache
 from lora_trainer.compiling import forget_compiled
 from lora_trainer.course import COURSE, Course
 from lora_trainer.environment import threads
-from lora_trainer.group import Group
+from lora_trainer.group import Arithmetic, accelerated
 from lora_trainer.ladder import Ladder
 from lora_trainer.loop import Trainer
 from lora_trainer.observers import LoopObserver, Observers, WhenSaved
@@ -82,7 +82,11 @@ def _attempt(session: Session, task: Task, rung: MemoryStrategy, ladder: Ladder)
     helper = partial(help_train, task, rung, ladder)
     share_threads(task)
     with training_together(
-        helper, size=task.processes, folder=context.workspace.root, fatal=context.fatal
+        helper,
+        _arithmetic(task),
+        size=task.processes,
+        folder=context.workspace.root,
+        fatal=context.fatal,
     ) as group:
         trainer = build_trainer(
             task, rung, session.recipe, group=group, board=context.board, stop=context.stop
@@ -99,11 +103,18 @@ def _attempt(session: Session, task: Task, rung: MemoryStrategy, ladder: Ladder)
 def _try(session: Session, task: Task, rung: MemoryStrategy) -> None:
     """See whether a rung fits, for the advice in a refusal."""
     context = session.context
-    alone = Group(device=session.device)
-    trainer = build_trainer(
-        task, rung, session.recipe, group=alone, board=context.board, stop=context.stop
+    with accelerated(_arithmetic(task)) as alone:
+        trainer = build_trainer(
+            task, rung, session.recipe, group=alone, board=context.board, stop=context.stop
+        )
+        trainer.try_shapes()
+
+
+def _arithmetic(task: Task) -> Arithmetic:
+    return Arithmetic(
+        precision=task.precision,
+        accumulation=task.plan.job.optimization.gradient_accumulation_steps,
     )
-    trainer.try_shapes()
 
 
 def _steps_per_epoch(session: Session) -> float:

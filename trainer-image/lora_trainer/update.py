@@ -1,7 +1,9 @@
 """From the losses of one step to new weights: everything that happens after the forward pass.
 
-A module of its own because the order in here is a promise: gradients are averaged over processes,
-unscaled, clipped, judged, and only then applied. Nothing in it waits for the device.
+A module of its own because the order in here is a promise: gradients (averaged over processes by
+the backward pass) are unscaled, clipped, judged, and only then applied. Nothing in it waits for
+the device, which is why accelerate's wrapper around the optimiser has no place in it: that one
+asks whether the update was applied.
 """
 
 from collections.abc import Iterator
@@ -87,13 +89,14 @@ class Updater:
     """Moving average of the weights, where the job wants one."""
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Add one batch's gradients to those of the step."""
-        torch.autograd.backward(loss if self.scale is None else self.scale.scale(loss))
+        """Add one batch's gradients to those of the step, and average them after the last."""
+        self.group.backward(loss if self.scale is None else self.scale.scale(loss))
 
     @contextmanager
     def reserved(self) -> Iterator[None]:
-        """Hold the room that the optimiser will need from its first step on."""
-        held = [torch.empty_like(p) for p in self.parameters.values() for _ in range(2)]
+        """Hold the room that optimiser and averaging will need from the first step on."""
+        copies = 2 if self.group.size == 1 else 3
+        held = [torch.empty_like(p) for p in self.parameters.values() for _ in range(copies)]
         yield
         held.clear()
 
@@ -114,11 +117,9 @@ class Updater:
         Returns:
             What `Figures.of` reads, still on the device.
         """
-        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
-        self.group.average(gradients)
         losses = self.group.gather(losses)
         if self.scale is not None:
-            self.scale.unscale(gradients)
+            self.scale.unscale([p.grad for p in self.parameters.values() if p.grad is not None])
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.max_grad_norm)
         loss = losses.mean()
         curable = None
