@@ -23,6 +23,7 @@ from rich.table import Table
 
 _MORE_IS_BETTER = {"steps_per_second", "stepping_share"}
 PROBE = Path(__file__).parent / "probe"
+WEIGH = Path(__file__).parent / "weigh.py"
 RUN_HERE = "run here"
 # Steps at the start that no rate counts: allocators, caches and lazy set-up.
 WARM_UP_STEPS = 2
@@ -62,16 +63,18 @@ def measured(command: Command, *, steps: int, log: Path, probe: Path) -> dict[st
         "LORA_TERMINATION_LOG": os.devnull,
     }
     probe.unlink(missing_ok=True)
+    weight = probe.with_name("weight")
+    weight.unlink(missing_ok=True)
     started = time.time()
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            command.arguments,
+        status = subprocess.run(
+            [sys.executable, "-I", str(WEIGH), str(weight), *command.arguments],
             cwd=command.folder,
             env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
-        )
-        _, status, usage = os.wait4(process.pid, 0)
+            check=False,
+        ).returncode
     ended = time.time()
     lines = [line.split() for line in probe.read_text().splitlines()] if probe.exists() else []
     if status or len(lines) != steps:
@@ -85,7 +88,7 @@ def measured(command: Command, *, steps: int, log: Path, probe: Path) -> dict[st
         "first_step_seconds": stamps[0] - started,
         "whole_run_seconds": ended - started,
         "stepping_share": (stamps[-1] - stamps[0]) / (ended - started),
-        "peak_rss_bytes": usage.ru_maxrss * 1024.0,
+        "peak_rss_bytes": float(weight.read_text()),
     }
     if int(lines[-1][1]):
         figures["peak_gpu_bytes"] = float(lines[-1][1])
