@@ -56,9 +56,9 @@ class Schedule(Generic[K]):
         self._ready: deque[K] = deque()
         self._urgent: deque[K] = deque()
         self._urgent_in_a_row = 0
-        self._queued: set[K] = set()
+        self._queued: dict[K, bool] = {}
         self._busy: set[K] = set()
-        self._again: set[K] = set()
+        self._again: dict[K, bool] = {}
         self._due: dict[K, float] = {}
         self._heap: list[tuple[float, int, K]] = []
         self._ticket = 0
@@ -77,16 +77,21 @@ class Schedule(Generic[K]):
         """Ask for a look at the key as soon as possible; a back-off is not cut short by news.
 
         Args:
-            key: Waits at most once; where it waits already, it keeps its place.
+            key: Waits at most once; where it waits already, it keeps its place, or goes over to
+                the urgent ones.
             urgent: Whether it goes before those that are not.
         """
         if key in self._failures and key in self._due:
             return
         if key in self._busy:
-            self._again.add(key)
+            self._again[key] = urgent or self._again.get(key, False)
         elif key not in self._queued:
-            self._queued.add(key)
+            self._queued[key] = urgent
             (self._urgent if urgent else self._ready).append(key)
+        elif urgent and not self._queued[key]:
+            self._queued[key] = True
+            self._ready.remove(key)
+            self._urgent.append(key)
 
     def add_at(self, key: K, when: float) -> None:
         """Ask for a look at a time; the earliest wish per key counts."""
@@ -107,7 +112,7 @@ class Schedule(Generic[K]):
         if not line:
             return None
         key = line.popleft()
-        self._queued.discard(key)
+        del self._queued[key]
         self._busy.add(key)
         # The look that begins now will say itself when it wants the next one.
         self._due.pop(key, None)
@@ -141,16 +146,16 @@ class Schedule(Generic[K]):
         count = self._failures[key] = self._failures.get(key, 0) + 1
         delay = max(at_least_seconds, self._backoff.delay(count, self._chance()))
         # What happened meanwhile is seen then, too.
-        self._again.discard(key)
+        self._again.pop(key, None)
         self._release(key)
         self.add_at(key, now + delay)
         return delay
 
     def _release(self, key: K) -> None:
         self._busy.discard(key)
-        if key in self._again:
-            self._again.discard(key)
-            self.add(key)
+        urgent = self._again.pop(key, None)
+        if urgent is not None:
+            self.add(key, urgent=urgent)
 
 
 class WorkQueue(Generic[K]):

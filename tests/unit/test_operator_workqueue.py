@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from lora_operator.workqueue import Backoff, Schedule, WorkQueue
+from lora_operator.workqueue import FAIR_SHARE, Backoff, Schedule, WorkQueue
 
 
 def a_schedule() -> Schedule[str]:
@@ -39,22 +39,38 @@ def test_keys_are_worked_on_in_the_order_they_were_asked_for() -> None:
     assert drain(schedule) == ["c", "a", "b"]
 
 
-def test_urgent_keys_go_first_but_leave_every_eighth_look_to_the_others() -> None:
+def test_urgent_keys_go_first_but_leave_a_fair_share_of_looks_to_the_others() -> None:
     schedule = a_schedule()
+    urgent = [f"urgent-{number}" for number in range(FAIR_SHARE + 1)]
     for key in "abc":
         schedule.add(key)
-    for key in "123456789":
+    for key in urgent:
         schedule.add(key, urgent=True)
-    assert schedule.urgent == 9
-    assert "".join(drain(schedule)) == "1234567a89bc"
+    assert schedule.urgent == FAIR_SHARE + 1
+    before = FAIR_SHARE - 1
+    assert drain(schedule) == [*urgent[:before], "a", *urgent[before:], "b", "c"]
     assert schedule.urgent == 0
 
 
-def test_a_key_that_waits_keeps_its_place_when_it_becomes_urgent() -> None:
+def test_a_key_that_waits_goes_over_to_the_urgent_ones_when_it_becomes_urgent() -> None:
+    schedule = a_schedule()
+    for key in "abc":
+        schedule.add(key)
+    for _ in range(2):
+        schedule.add("c", urgent=True)
+    assert (len(schedule), schedule.urgent) == (3, 1)
+    schedule.add("c")
+    assert drain(schedule) == ["c", "a", "b"]
+
+
+def test_urgent_news_during_the_work_leads_to_an_urgent_look_after_it() -> None:
     schedule = a_schedule()
     schedule.add("a")
+    schedule.next(0)
     schedule.add("b")
-    schedule.add("b", urgent=True)
+    schedule.add("a", urgent=True)
+    schedule.add("a")
+    schedule.done("a")
     assert drain(schedule) == ["a", "b"]
 
 
