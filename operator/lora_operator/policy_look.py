@@ -206,6 +206,7 @@ def word_of(space: Namespace, run: Run, answer: Answer, place: str) -> PolicyWor
         permission=Permission.AWAITED,
         reason=Reason.QUEUED,
         message=message or UNASKED.message,
+        is_in_queue=run.uid in space.waiting,
     )
 
 

@@ -18,6 +18,7 @@ from lora_operator.policy.months import Month
 from lora_operator.policy.space import Namespace
 from lora_operator.policy.turns import Released, release
 from lora_operator.policy_look import look_at, word_of
+from lora_operator.state.decision import Action
 from lora_operator.state.reading import read_run
 from lora_operator.state.views import Observed, Permission
 
@@ -118,3 +119,37 @@ def test_who_is_given_up_and_keeps_its_gpus_is_no_victim() -> None:
     space = with_anna_at_work(queue={"preemption": "LowerPriority"})
     space = let_go(look(look(space, given_up().observed), bens())).namespace
     assert (set(space.working), space.preempted) == ({RUN_UID}, frozenset())
+
+
+def with_anna_in_the_queue() -> Namespace:
+    """Ben has the only GPU, and anna waits for it."""
+    space = look(Namespace(policy=a_policy(**ONE_GPU)), bens())
+    space = look(let_go(space).namespace, seen().observed)
+    assert (list(space.waiting), let_go(space).started) == ([RUN_UID], ())
+    return space
+
+
+@pytest.mark.parametrize("pods", [0, 1])
+def test_a_job_that_somebody_let_go_before_its_turn_is_suspended_again(pods: int) -> None:
+    going = seen().with_job().with_pods(*(a_pod().placed().running() for _ in range(pods)))
+    space = look(with_anna_in_the_queue(), going.observed)
+    word = word_of(space, going.observed.run, None, "1st of 1")
+    decision = going.told_by_policy(word).decide()
+    assert decision.actions == (Action.SUSPEND_JOB,)
+    assert decision.status is not None
+    assert "it is not the run's turn. 1st of 1" in (decision.status.message or "")
+
+
+LEFT_ALONE: dict[str, ASight] = {
+    "is over": seen().with_job(a_job().complete()),
+    "is going": seen().with_job(a_job().being_deleted()),
+    "is Kueue's": seen(a_training().queued_in("team")).with_job(a_job().queued_in("team")),
+}
+
+
+@pytest.mark.parametrize("sentence", LEFT_ALONE)
+def test_a_job_is_left_alone_that(sentence: str) -> None:
+    sight = LEFT_ALONE[sentence]
+    word = word_of(with_anna_in_the_queue(), sight.observed.run, None, "1st of 1")
+    assert word.is_in_queue
+    assert Action.SUSPEND_JOB not in sight.told_by_policy(word).decide().actions

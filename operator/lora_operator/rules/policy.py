@@ -11,7 +11,7 @@ from lora_operator.rules.giving_up import give_up
 from lora_operator.state.decision import Action
 from lora_operator.state.draft import Draft
 from lora_operator.state.pace import LOOK_AGAIN_SECONDS
-from lora_operator.state.views import Observed, Permission, PolicyWord
+from lora_operator.state.views import Job, Observed, Permission, PolicyWord
 
 
 def policy_admits(seen: Observed, draft: Draft) -> Verdict:
@@ -22,8 +22,22 @@ def policy_admits(seen: Observed, draft: Draft) -> Verdict:
     if word.permission is Permission.WITHDRAWN:
         return _make_room(seen, draft, word)
     if seen.job is not None and not seen.job.suspended:
-        return Verdict.CONTINUE
+        return _take_back(seen.job, draft, word)
     return _keep_out(seen, draft, word)
+
+
+def _take_back(job: Job, draft: Draft, word: PolicyWord) -> Verdict:
+    """Suspend a Job again that somebody let go before its turn, if it is known to have one."""
+    if not word.is_in_queue or job.is_finished or job.deleting or job.queue is not None:
+        return Verdict.CONTINUE
+    draft.do(Action.SUSPEND_JOB)
+    draft.wait(
+        Reason.SUSPENDING,
+        f"Job {job.name} was let go by something other than this operator, and is suspended again: "
+        f"it is not the run's turn. {word.message}",
+    )
+    draft.revisit_in(LOOK_AGAIN_SECONDS)
+    return Verdict.SETTLED
 
 
 def _keep_out(seen: Observed, draft: Draft, word: PolicyWord) -> Verdict:

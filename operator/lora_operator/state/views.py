@@ -198,6 +198,8 @@ class PolicyWord:
     """The policy itself: it says where pods go."""
     alert: str | None = None
     """Warning about the cost, to be told once the cost is written."""
+    is_in_queue: bool = False
+    """Whether the ledger has it in the queue: it must not be at work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
