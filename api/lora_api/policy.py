@@ -205,8 +205,8 @@ class GpuSettings(Document):
     run goes to nodes on which the label says enough, or that have no such label."""
 
     product_label: LabelKey | None = None
-    """Label of nodes with the name of their GPUs, for messages. Default: the name of the resource
-    and .product."""
+    """Label of nodes with the name of their GPUs, for messages, and because what runs need is
+    learned for each kind of GPU by itself. Default: the name of the resource and .product."""
 
 
 class TolerationSettings(Document):

@@ -1,8 +1,10 @@
 """What a real API server says to good and mistaken policies."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tests.api.guarded import Guarded, Object, Person, refusal
 
 from lora_api import API_VERSION
@@ -88,7 +90,18 @@ def a_policy(spec: Object) -> Object:
     return {"apiVersion": API_VERSION, "kind": POLICY_KIND, "metadata": metadata, "spec": spec}
 
 
-@pytest.mark.parametrize("spec", [FULL, {}], ids=["every field", "no field"])
+def the_example() -> Object:
+    """The policy that docs/policy.md shows."""
+    page = (Path(__file__).parents[2] / "docs/policy.md").read_text(encoding="utf-8")
+    document: Object = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])
+    assert document["kind"] == POLICY_KIND
+    spec: Object = document["spec"]
+    return spec
+
+
+@pytest.mark.parametrize(
+    "spec", [FULL, {}, the_example()], ids=["every field", "no field", "the page's example"]
+)
 def test_a_good_policy_is_taken(admin: Person, spec: Object) -> None:
     assert admin.create(POLICY_PLURAL, a_policy(spec), strict=True)
 
