@@ -114,9 +114,10 @@ class Bookkeeper:
         """Pay for what all runs at work have held until now, whether or not their looks come."""
         now = self._now()
         kept.space, kept.leaving = see_off(kept.space, kept.leaving, self._cache, now)
-        for name, known in list(kept.seen.items()):
+        at_work = [(name, k) for name, k in kept.seen.items() if k.uid in kept.space.working]
+        for name, known in at_work:
             seen = observe(self._cache, Key(namespace, name), {})
-            if known.uid not in kept.space.working or seen is None or seen.run.uid != known.uid:
+            if seen is None or seen.run.uid != known.uid:
                 continue
             price = await self._prices.price(kept.space.policy.prices, node_of(seen))
             kept.seen[name] = known_of(seen, price, now)
