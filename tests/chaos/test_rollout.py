@@ -1,4 +1,8 @@
-"""A new version of the operator is rolled out while runs are under way: none of them notices."""
+"""The operator's pods are replaced one by one while runs are under way: none of them notices.
+
+The pods that come are of the same image: what another version may find is `test_chart_versions`'
+(tests/api).
+"""
 
 import time
 
@@ -12,7 +16,7 @@ pytestmark = pytest.mark.e2e
 RUNS = ("one", "two", "three", "four")
 
 
-def test_runs_in_flight_go_on_through_a_rollout() -> None:
+def test_runs_in_flight_go_on_while_the_operators_pods_are_replaced() -> None:
     ground = Ground()
     for name in RUNS:
         ground.apply(name, steps=200)
