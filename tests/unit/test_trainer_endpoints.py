@@ -28,6 +28,12 @@ def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
         "[fe80::1]",
         "[fe80::1%25eth0]",
         "[::ffff:169.254.169.254]",
+        "[64:ff9b::169.254.169.254]",
+        "[64:ff9b::6464:64c8]",
+        "[2002:a9fe:a9fe::1]",
+        "[fd00:ec2::254]",
+        "100.100.100.200",
+        "168.63.129.16",
     ],
 )
 def test_a_link_local_endpoint_is_bad_input(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
@@ -37,7 +43,18 @@ def test_a_link_local_endpoint_is_bad_input(monkeypatch: pytest.MonkeyPatch, hos
     assert caught.value.exit_code is ExitCode.BAD_INPUT
 
 
-@pytest.mark.parametrize("host", ["10.96.0.20:9000", "minio.storage.svc", "169-254.example", "1.2"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "10.96.0.20:9000",
+        "minio.storage.svc",
+        "169-254.example",
+        "1.2",
+        "[fd00:ec2::253]",
+        "[64:ff9b::10.96.0.20]",
+        "[2002:a60:14::1]",
+    ],
+)
 def test_any_other_endpoint_may_be_storage(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}")
     assert connect("output.uri", "s3://models/anna/")

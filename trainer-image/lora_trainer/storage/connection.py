@@ -23,6 +23,13 @@ from lora_trainer.errors import StorageError
 # most, one that accepts and never answers after 87 s.
 _CONNECT_SECONDS = 5.0
 _READ_SECONDS = 20.0
+# Where clouds keep a machine's credentials, other than at link-local addresses: AWS by IPv6,
+# Alibaba Cloud, Azure's WireServer; as their documentation names them.
+METADATA = frozenset(
+    ipaddress.ip_address(text) for text in ("fd00:ec2::254", "100.100.100.200", "168.63.129.16")
+)
+# RFC 6052: its last 32 bits are an IPv4 address.
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 def connect(field: str, uri: str) -> Minio:
@@ -129,14 +136,14 @@ def _check_peer(connection: HTTPConnection) -> None:
 def _link_local(endpoint: str) -> StorageError:
     return StorageError(
         Reason.STORAGE_UNREACHABLE,
-        f"AWS_ENDPOINT_URL is {endpoint!r}, a link-local address: clouds keep the credentials of "
-        "their machines there, and no object storage",
+        f"AWS_ENDPOINT_URL is {endpoint!r}, a link-local address or one of a cloud's own: clouds "
+        "keep the credentials of their machines there, and no object storage",
         exit_code=ExitCode.BAD_INPUT,
     )
 
 
 def _is_link_local(host: str) -> bool:
-    """Whether a host is a link-local address, in any spelling that connects to one."""
+    """Whether a host is link-local or a cloud's metadata, in any spelling that connects to it."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -145,8 +152,16 @@ def _is_link_local(host: str) -> bool:
             address = ipaddress.IPv4Address(socket.inet_aton(host))
         except (OSError, ValueError):
             return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_link_local
+    if isinstance(address, ipaddress.IPv6Address):
+        address = _wrapped(address) or address
+    return address.is_link_local or address in METADATA
+
+
+def _wrapped(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that an IPv6 address stands for: mapped, by 6to4 or by NAT64."""
+    if address in NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour
 
 
 def _certificates() -> str:
