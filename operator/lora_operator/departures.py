@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
+from lora_operator.builders.ownership import is_pod_of, owning_job
 from lora_operator.cache import Cache, run_of
 from lora_operator.gpu_meter import Meter
 from lora_operator.kube.resources import PODS
-from lora_operator.labels import RUN_UID_LABEL
+from lora_operator.labels import RUN_UID_LABEL, job_number
 from lora_operator.policy import gate
 from lora_operator.policy.ledger import Entry
 from lora_operator.policy.limits import Request
@@ -34,6 +35,8 @@ class Known:
     meter: Meter | None = None
     price: Decimal = NOTHING
     """Of a GPU-hour on its node."""
+    jobs: frozenset[str] = frozenset()
+    """Uids of its Jobs."""
 
 
 def see_off(
@@ -96,13 +99,22 @@ def _billed(space: Namespace, known: Known, now: datetime) -> Namespace:
 
 def _has_live_pod(cache: Cache, known: Known) -> bool:
     return any(
-        _belongs_to(body, known.uid) and not read_pod(body).has_ended
+        _belongs_to(body, known) and not read_pod(body).has_ended
         for body in cache.children(known.key, PODS)
     )
 
 
-def _belongs_to(pod: Object, uid: str) -> bool:
-    return bool(pod["metadata"].get("labels", {}).get(RUN_UID_LABEL) == uid)
+def _belongs_to(pod: Object, known: Known) -> bool:
+    """Whether it is a pod of one of the run's Jobs; anybody's Job may give its pods our labels.
+
+    Whoever never saw the run's Jobs has to go by their names.
+    """
+    labels = pod["metadata"].get("labels", {})
+    if known.jobs:
+        return any(is_pod_of(pod, job) for job in known.jobs)
+    name = owning_job(pod) or ""
+    is_named_so = job_number(known.key.name, name) is not None
+    return bool(labels.get(RUN_UID_LABEL) == known.uid) and is_named_so
 
 
 def _applicant(uid: str, name: str, entry: Entry, created_at: datetime) -> Applicant:

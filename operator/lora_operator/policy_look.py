@@ -139,6 +139,7 @@ def known_of(seen: Observed, price: Decimal, now: datetime) -> Known:
         created_at=seen.run.created_at,
         meter=read_meter(seen, now),
         price=price,
+        jobs=frozenset(job.uid for job in (seen.job, *seen.other_jobs) if job is not None),
     )
 
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from tests.builders import NOW, RUN_UID, a_job, a_pod, a_training
+from tests.builders import JOB_UID, NOW, RUN_UID, APod, a_job, a_pod, a_training
 from tests.policies import a_policy
 from tests.sights import ASight, seen
 
 from lora_api.policy_ledger import RunState
 from lora_api.progress import Stage
 from lora_api.status import Phase
+from lora_operator.cache import Cache
+from lora_operator.departures import see_off
+from lora_operator.kube.resources import PODS
 from lora_operator.policy.months import Month
 from lora_operator.policy.space import Namespace
 from lora_operator.policy.turns import Released, release
-from lora_operator.policy_look import look_at, word_of
+from lora_operator.policy_look import known_of, look_at, word_of
 from lora_operator.state.decision import Action
 from lora_operator.state.reading import read_run
 from lora_operator.state.views import Observed, Permission
@@ -153,3 +157,39 @@ def test_a_job_is_left_alone_that(sentence: str) -> None:
     word = word_of(with_anna_in_the_queue(), sight.observed.run, None, "1st of 1")
     assert word.is_in_queue
     assert Action.SUSPEND_JOB not in sight.told_by_policy(word).decide().actions
+
+
+def left_behind(pod: APod, *, owner: str = JOB_UID, name: str = "anna-train") -> Cache:
+    """A pod that carries the labels of anna's run, which is gone."""
+    body = pod.stored()
+    body["metadata"]["ownerReferences"][0] |= {"uid": owner, "name": name}
+    cache = Cache()
+    cache.put(PODS, body)
+    return cache
+
+
+REMAINS: dict[str, tuple[Cache, bool, bool]] = {
+    "a pod of its Job": (left_behind(a_pod().placed().running()), True, True),
+    "a pod of its Job that has ended": (left_behind(a_pod().placed().ended(0)), False, False),
+    "a pod of a stranger's Job with its labels": (
+        left_behind(a_pod().placed().running(), owner="x", name="mallorys"),
+        False,
+        False,
+    ),
+    "a pod of a later Job of its Job's name": (
+        left_behind(a_pod().placed().running(), owner="x"),
+        False,
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", REMAINS)
+def test_what_a_run_that_is_gone_still_holds_is_told_by(sentence: str) -> None:
+    cache, is_held, is_held_unseen = REMAINS[sentence]
+    known = known_of(training().observed, PRICE, NOW)
+    for memory, expected in ((known, is_held), (replace(known, jobs=frozenset()), is_held_unseen)):
+        space, still = see_off(with_anna_at_work(), {RUN_UID: memory}, cache, NOW)
+        assert (list(still), list(space.working)) == (
+            ([RUN_UID], [RUN_UID]) if expected else ([], [])
+        )

@@ -47,6 +47,13 @@ def is_pod_of(body: dict[str, Any], job_uid: str) -> bool:
     return _is_controlled_by(body, "batch", "Job", job_uid)
 
 
+def owning_job(body: dict[str, Any]) -> str | None:
+    """Name of the Job that is the object's controlling owner, if one is."""
+    owners = body["metadata"].get("ownerReferences", [])
+    found = (o["name"] for o in owners if o.get("controller") and o["kind"] == "Job")
+    return next(found, None)
+
+
 def _is_controlled_by(body: dict[str, Any], group: str, kind: str, uid: str) -> bool:
     return any(
         owner.get("controller")
