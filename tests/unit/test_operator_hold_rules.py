@@ -130,3 +130,9 @@ def test_a_change_of_mind_while_the_job_goes_makes_another_job_once_it_is_gone()
     waiting = going.with_status(status).of(QUEUED)
     assert waiting.decide().actions == ()
     assert waiting._with(other_jobs=()).decide().actions == (Action.CREATE_JOB,)
+
+
+def test_a_trainer_that_was_not_asked_yet_is_looked_at_again_in_time() -> None:
+    """A hung one tells a new leader nothing that would have him look."""
+    running = seen().with_pods(a_pod().running()).settled()
+    assert running.decide().revisit_at == NOW + timedelta(seconds=660)

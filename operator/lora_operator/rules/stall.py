@@ -25,9 +25,12 @@ def trainer_makes_progress(seen: Observed, draft: Draft) -> Verdict:
     if _is_noted(draft, pod):
         draft.do(Action.EVICT_POD)
         return Verdict.SETTLED
-    if moved_at is None:
-        return Verdict.CONTINUE
     limit = spec.limits.stall_timeout_seconds
+    if moved_at is None:
+        # Who has just begun to lead has asked nobody yet, and a trainer that hangs tells nothing new
+        # that would lead to another look.
+        draft.revisit_in(limit + MARGIN_SECONDS)
+        return Verdict.CONTINUE
     if seen.progress is not None:
         limit = int(stall_allowance(seen.progress.stage_percent, timeout_seconds=limit))
     left = limit + MARGIN_SECONDS - (draft.now - moved_at).total_seconds()
