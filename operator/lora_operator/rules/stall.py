@@ -27,8 +27,8 @@ def trainer_makes_progress(seen: Observed, draft: Draft) -> Verdict:
         return Verdict.SETTLED
     limit = spec.limits.stall_timeout_seconds
     if moved_at is None:
-        # Who has just begun to lead has asked nobody yet, and a trainer that hangs tells nothing new
-        # that would lead to another look.
+        # Who has just begun to lead has asked nobody yet; a trainer that hangs tells nothing new,
+        # and without news nobody looks.
         draft.revisit_in(limit + MARGIN_SECONDS)
         return Verdict.CONTINUE
     if seen.progress is not None:
