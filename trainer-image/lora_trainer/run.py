@@ -163,8 +163,10 @@ def _make_result(context: Context) -> None:
 
     # From here on torch is needed; the import has been running since the top of this function.
     from lora_trainer import results, saving, training
+    from lora_trainer.release import keep_freed
     from lora_trainer.session import open_session
 
+    keep_freed()
     session = open_session(context, dataset, base)
     training.cache_inputs(session)
     experts = len(session.recipe.experts())
