@@ -56,6 +56,18 @@ class APodInTheWorld:
     """When its trainer last told of anything new."""
     is_counted: bool = False
 
+    @property
+    def progress(self) -> Progress | None:
+        """What its trainer tells, as soon as it runs."""
+        if not self.view.container.running:
+            return None
+        return a_progress(STAGES[self.stage], min(99, 25 * self.stage))
+
+    @property
+    def last_moved_at(self) -> datetime | None:
+        """When that last changed."""
+        return self.moved_at if self.view.container.running else None
+
 
 @dataclass
 class World:
@@ -70,6 +82,8 @@ class World:
     pods: list[APodInTheWorld] = field(default_factory=list)
     made: list[str] = field(default_factory=list)
     """Every Job of a training that was ever made."""
+    born: int = 0
+    """How many Jobs were made; no two have the same uid."""
     is_there: bool = True
     """Whether the run exists."""
     is_trained: bool = False
@@ -96,8 +110,8 @@ class World:
             claim=self.claim,
             job=job,
             pods=pods,
-            progress=_progress(latest) if latest is not None else None,
-            progress_moved_at=_moved_at(latest) if latest is not None else None,
+            progress=latest.progress if latest is not None else None,
+            progress_moved_at=latest.last_moved_at if latest is not None else None,
             claim_refused=self._refusal(Action.CREATE_WORKSPACE),
             job_refused=next(filter(None, map(self._refusal, [Action.CREATE_JOB, *ERRANDS])), None),
             other_jobs=tuple(
@@ -149,15 +163,11 @@ class World:
         job = self.observe().run.job_name
         match action:
             case Action.CREATE_WORKSPACE:
-                name, uid = workspace_name("anna"), f"claim of {self.now}"
-                self.claim = self.claim or Claim(
-                    name=name, uid=uid, phase="Bound", created_at=self.now
-                )
+                self.make_claim(workspace_name("anna"))
             case Action.CREATE_JOB:
-                self.made.append(job)
-                self._make(job, suspended=self.training.run().queue is not None)
+                self.make_job(job, suspended=self.training.run().queue is not None)
             case _ if action in ERRANDS:
-                self._make(ERRANDS[action], suspended=False)
+                self.make_job(ERRANDS[action], suspended=False)
             case _ if action in ENDS_OF_ERRANDS:
                 self.delete_job(ENDS_OF_ERRANDS[action])
             case Action.SUSPEND_JOB:
@@ -175,14 +185,25 @@ class World:
             case Action.DELETE_WORKSPACE:
                 self.delete_claim()
             case Action.DELETE_RUN:
-                self.is_there = False
+                self.delete_run()
 
-    def _make(self, name: str, *, suspended: bool) -> None:
+    def make_claim(self, name: str, *, suspended: bool = False) -> None:
+        """Make the workspace, unless it is there."""
+        del suspended
+        self.claim = self.claim or Claim(
+            name=name, uid=f"claim of {self.now}", phase="Bound", created_at=self.now
+        )
+
+    def make_job(self, name: str, *, suspended: bool) -> None:
+        """Make a Job, unless it is there."""
+        if name not in ERRANDS.values():
+            self.made.append(name)
         if name not in self.jobs:
             self.started[name] = self.now
+            self.born += 1
             self.jobs[name] = Job(
                 name=name,
-                uid=f"uid of {name}",
+                uid=f"uid {self.born} of {name}",
                 created_at=self.now,
                 suspended=suspended,
                 queue=None if name in ERRANDS.values() else self.training.run().queue,
@@ -201,7 +222,22 @@ class World:
             self._delete_pods(job)
         for pod in self.live:
             if pod.job == job and not pod.view.deleting:
-                pod.view = replace(pod.view, deleting=True, disrupted="EvictionByEvictionAPI")
+                self.evict_pod(pod)
+
+    def evict_pod(self, pod: APodInTheWorld) -> None:
+        """Take a pod away; what has ended stays with its Job."""
+        if not pod.view.has_ended:
+            pod.view = replace(pod.view, deleting=True, disrupted="EvictionByEvictionAPI")
+
+    def delete_pod(self, name: str) -> None:
+        """Take a pod away whatever protects it."""
+        for pod in self.live:
+            if pod.view.name == name:
+                pod.view = replace(pod.view, deleting=True)
+
+    def delete_run(self) -> None:
+        """What belongs to it goes, too, in its time."""
+        self.is_there = False
 
     def delete_job(self, name: str) -> None:
         """In the foreground: it stays until its pods have ended."""
@@ -362,13 +398,3 @@ class World:
     def phase(self) -> Phase | None:
         """What the stored status says."""
         return self.training.run().status.phase
-
-
-def _moved_at(pod: APodInTheWorld) -> datetime | None:
-    return pod.moved_at if pod.view.container.running else None
-
-
-def _progress(pod: APodInTheWorld) -> Progress | None:
-    if not pod.view.container.running:
-        return None
-    return a_progress(STAGES[pod.stage], min(99, 25 * pod.stage))

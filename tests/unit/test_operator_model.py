@@ -233,6 +233,9 @@ class ARunsLife(RuleBasedStateMachine):
         if self.world.training.run().queue is not None:
             self.world.set_suspended(self.world.observe().run.job_name, suspended=suspended)
 
+    def whoever_holds_jobs_back_lets_them_go(self) -> None:
+        self.kueue_decides(False)
+
     # The user, and people who should know better.
 
     @rule(suspended=st.booleans())
@@ -306,7 +309,7 @@ class ARunsLife(RuleBasedStateMachine):
             self.operator_looks(None)
             if not world.is_there or (is_terminal(world.training.run().status) and not world.jobs):
                 break
-            self.kueue_decides(False)
+            self.whoever_holds_jobs_back_lets_them_go()
             world.control()
             for pod in world.live:
                 world.step(pod)
