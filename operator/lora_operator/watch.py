@@ -96,13 +96,29 @@ class Watch:
         Raises:
             ApiError: It can't be heard for now; with status 410, not from our version on.
         """
-        begun = time.monotonic()
+        begun, is_silent = time.monotonic(), True
         async with aclosing(self._events()) as events:
             async for event in events:
+                is_silent = False
                 self._hear(event)
         if time.monotonic() - begun < SHORTEST_SECONDS:
             raise UnavailableError("the watch ended as soon as it had begun")
+        if is_silent and await self._is_in_the_future():
+            self._version = ""
         self._failures = 0
+
+    async def _is_in_the_future(self) -> bool:
+        """Whether our version is yet to come, as after a restore of etcd from a backup.
+
+        A watch from there on is accepted and hears nothing, not even a bookmark, until as many
+        changes were made again.
+        """
+        version = ""
+        first = {**self._params, "limit": "1"}
+        async for page in self._client.pages(self._resource, self._namespace, first):
+            version = str((page.get("metadata") or {}).get("resourceVersion", ""))
+            break
+        return is_before(version, self._version)
 
     def _hear(self, event: Object) -> None:
         kind, body = event["type"], event["object"]

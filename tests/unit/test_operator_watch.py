@@ -136,6 +136,35 @@ async def test_a_watch_that_ended_goes_on_from_the_last_version_that_was_heard_o
     assert heard == ["ADDED a 11"]
 
 
+async def test_a_watch_that_hears_nothing_of_a_restored_server_lists_anew() -> None:
+    """A version that is yet to come is accepted, and nothing is told."""
+    server = Server()
+    server.version = 1000
+    ends = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if "watch" in request.query and not ends.is_set():
+            ends.set()
+            server.version = 905
+            server.asked.append("silence")
+            return web.Response()
+        return await Server.answer(server, request)
+
+    server.answer = answer  # type: ignore[method-assign]
+    async with watching(server):
+        await until(lambda: "watch 905" in server.asked)
+    assert server.asked == ["list", "silence", "list", "list", "watch 905"]
+
+
+async def test_a_watch_whose_versions_go_back_lists_anew() -> None:
+    server = Server()
+    server.scripts = [[event("MODIFIED", job("a", 9)), HANG]]
+    async with watching(server) as heard:
+        await until(lambda: len(server.asked) == 4)
+    assert server.asked == ["list", "watch 10", "list", "watch 10"]
+    assert heard == []
+
+
 INTERRUPTIONS: dict[str, tuple[Said | int, list[str]]] = {
     "the version is too old, said at once": (410, ["list", "watch 10", "list", "watch 10"]),
     "the version is too old, said later": ([gone()], ["list", "watch 10", "list", "watch 10"]),
