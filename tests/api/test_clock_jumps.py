@@ -143,11 +143,12 @@ def test_a_standby_whose_clock_jumps_takes_no_lease_that_is_held(
         leader.start()
         eventually(lambda: leader.leads, "it leads")
         standby.start()
-        for jump in (3600, -3600):
-            clock.bend(jump)
+        # Often, because a jump in the moment of a renewal would show nothing.
+        for hours in (1, 2, 3, 4, 5, -1):
+            clock.bend(hours * 3600)
             # Meanwhile the standby looks more than once.
-            await_renewals(stage, 4)
-            assert (leader.leads, standby.leads) == (True, False), jump
+            await_renewals(stage, 2)
+            assert (leader.leads, standby.leads) == (True, False), hours
         leader.kill()
         eventually(lambda: standby.leads, "it follows all the same")
     finally:
