@@ -5,12 +5,15 @@ A module that needs something else of the same name has a fixture of its own, wh
 
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.api.guarded import Guarded
+from tests.api.kept_connection import KeptApiServer
 from tests.api.operator_process import ApiServer, Operator
-from tests.api.real_stage import NewStage
+from tests.api.real_stage import NewStage, make_namespace
 from tests.api.stage import Stage
+from tests.api.theatre import Theatre
 from tests.builders import a_training
 from tests.conftest import start_with_crds
 
@@ -84,3 +87,10 @@ def new_stage(controlled_api: ApiServer, controlled_operator: Operator) -> NewSt
     """Makes runs that this operator and the real controllers work on."""
     del controlled_operator  # has to run
     return NewStage(controlled_api)
+
+
+@pytest.fixture
+def real_theatre(controlled_cluster: LightCluster, tmp_path: Path) -> Theatre:
+    """Where lives are played with the real controllers, and the operator is killed."""
+    api = KeptApiServer(controlled_cluster.kubeconfig)
+    return Theatre(controlled_cluster, tmp_path, api, lambda: make_namespace(api))

@@ -8,8 +8,9 @@ import uuid
 from pathlib import Path
 
 import pytest
-from tests.api.operator_process import ApiServer, eventually
-from tests.api.real_stage import RealStage, make_namespace
+from tests.api.kept_connection import KeptApiServer
+from tests.api.operator_process import eventually
+from tests.api.real_stage import RealStage
 from tests.api.theatre import Script, Theatre
 from tests.builders import APod, a_training
 from tests.results import a_bad_result, a_good_result
@@ -25,16 +26,10 @@ NOT_STORED = a_bad_result(Reason.UPLOAD_FAILED, "s3://models does not answer.", 
 
 @pytest.fixture
 def theatre(light_cluster: LightCluster, tmp_path: Path) -> Theatre:
-    api = ApiServer(light_cluster.kubeconfig)
+    api = KeptApiServer(light_cluster.kubeconfig)
     return Theatre(
         light_cluster, tmp_path, api, lambda: api.make_namespace(f"ns-{uuid.uuid4().hex[:8]}")
     )
-
-
-@pytest.fixture
-def real_theatre(controlled_cluster: LightCluster, tmp_path: Path) -> Theatre:
-    api = ApiServer(controlled_cluster.kubeconfig)
-    return Theatre(controlled_cluster, tmp_path, api, lambda: make_namespace(api))
 
 
 def until_it_trains(stage: RealStage) -> None:

@@ -7,9 +7,11 @@ What a point is, and what must be the same in the end, says theatre.py.
 from pathlib import Path
 
 import pytest
-from tests.api.operator_process import ApiServer, Object, eventually
+from tests.api.kept_connection import KeptApiServer
+from tests.api.operator_process import Object, eventually
 from tests.api.real_stage import RealStage, make_namespace
-from tests.api.theatre import Point, Script, Theatre
+from tests.api.reaper import Point
+from tests.api.theatre import Script, Theatre
 from tests.builders import a_training
 from tests.results import a_good_result
 
@@ -30,7 +32,7 @@ POLICY: Object = {
 
 @pytest.fixture
 def theatre(controlled_cluster: LightCluster, tmp_path: Path) -> Theatre:
-    api = ApiServer(controlled_cluster.kubeconfig)
+    api = KeptApiServer(controlled_cluster.kubeconfig)
 
     def make_ruled_namespace() -> str:
         name = make_namespace(api)

@@ -13,19 +13,17 @@ on a busy machine two looks may become one, and then all numbers after it mean s
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from aiohttp import web
-from tests.api.interception import Forward, Interceptor, Request, refusal
-from tests.api.operator_process import ApiServer, Object, Operator, eventually
+from tests.api.interception import Interceptor
+from tests.api.operator_process import ApiServer, Object, eventually
 from tests.api.real_stage import RealStage
+from tests.api.reaper import REFUSED, Point, Reaper, Trainer
+from tests.api.warm_operator import WarmOperator
 from tests.builders import ATraining
 
 from lora_cluster.light import LightCluster
@@ -33,15 +31,12 @@ from lora_operator.builders.ownership import is_owned_by
 from lora_operator.kube.resources import CLAIMS, JOBS, PODS, TRAININGS
 
 AT_ONCE = 3
-QUIET_SECONDS = 1.0
 # A life in which two looks became one lacks a write, and can't be ended there: another may.
 TRIES = 3
 # States that nobody waits for, because controllers or the next step of a script end them: on a busy
 # machine no look may fall into one, and then there is no such point.
 PASSING = frozenset({"Finishing", "PodPending", "PodStarting", "Retrying"})
 PASSING_EVENTS = frozenset({"Pending", "Starting", "Uploading", "Retrying"})
-Point = tuple[str, int]
-"""A write's label, and how many writes of that label came before it."""
 
 
 def _nothing(_: RealStage) -> None:
@@ -64,53 +59,14 @@ class Script:
     """Whether a point belongs to the life; some writes come by the clock, or not at all."""
     begin: Callable[[RealStage], None] = _nothing
     """What comes first and another life has shown already: its points are left out."""
-
-
-class Reaper:
-    """The proxy's rule: after a certain write the operator dies, and another one starts."""
-
-    def __init__(self, operator: Operator, *, deadly: Point | None) -> None:
-        self.writes: list[str] = []
-        self.strikes = False
-        self.has_struck = False
-        self._operator = operator
-        self._deadly = deadly
-        self._last_at = time.monotonic()
-
-    async def __call__(self, request: Request, forward: Forward) -> web.StreamResponse:
-        if not request.is_write:
-            return await forward()
-        label = _label(request)
-        point = (label, self.writes.count(label))
-        self.writes.append(label)
-        self._last_at = time.monotonic()
-        is_deadly = point == self._deadly and not self.strikes
-        self.strikes = self.strikes or is_deadly
-        answer = await forward()
-        if not is_deadly:
-            return answer
-        await asyncio.to_thread(self._operator.kill)
-        threading.Thread(target=self._succeed, daemon=True).start()
-        return refusal(503, "Dead")  # nobody is there to read it
-
-    def is_quiet(self) -> bool:
-        return time.monotonic() - self._last_at > QUIET_SECONDS
-
-    def _succeed(self) -> None:
-        self._operator.start(wait=False)
-        self.has_struck = True
-
-
-def _label(request: Request) -> str:
-    """What a write is about, the same in every life."""
-    body: Object = json.loads(request.body or b"{}")
-    status: Object = body.get("status", {})
-    reasons = [c["reason"] for c in status.get("conditions", []) if c["type"] == "Running"]
-    # A patch has the phase only where that changed, which depends on what was written before.
-    ledger = body.get("spec", {}).get("runs") or ()
-    states = sorted(f"{run['user']}:{run['state']}" for run in ledger)
-    about = [body.get("reason"), *(reasons or [status.get("phase")]), *states]
-    return " ".join([str(request), *filter(None, about)])
+    crowd: tuple[str, ...] = ()
+    """Further runs that are there before the operator is, as this one then is."""
+    options: tuple[str, ...] = ()
+    """What the operator is told besides."""
+    constants: Mapping[str, float] = field(default_factory=dict)
+    """Limits of the operator that would take too long, by module and name."""
+    trainer: Trainer | None = None
+    """What trainers tell where they are asked; by default nobody answers for them."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +86,12 @@ class Life:
     def points(self) -> list[Point]:
         """Where it can be ended, but for its beginning."""
         points = [(label, self.writes[:n].count(label)) for n, label in enumerate(self.writes)]
-        return points[self.beginning :]
+        # How often something is tried in vain depends on the clock.
+        return [
+            (label, earlier)
+            for label, earlier in points[self.beginning :]
+            if not (label.endswith(REFUSED) and earlier)
+        ]
 
     @property
     def has_passed_by(self) -> bool:
@@ -155,8 +116,11 @@ class Theatre:
     api: ApiServer
     make_namespace: Callable[[], str]
 
-    def each_point_ends_the_same(self, script: Script) -> None:
+    def each_point_ends_the_same(self, script: Script) -> Life:
         """Live once undisturbed, then once for each of its points, killed there.
+
+        Returns:
+            The undisturbed life.
 
         Raises:
             AssertionError: Some end differs, a point was not reached, or a Job was made twice.
@@ -177,6 +141,7 @@ class Theatre:
         passed_by = sum(life.has_passed_by for life in lives)
         writes = sum(len(life.writes) for life in lives)
         print(f"{len(lives)} points, {passed_by} of them passed by, {writes} writes")
+        return undisturbed
 
     def _end_at(self, script: Script, point: Point) -> Life:
         """A life that is ended at a point."""
@@ -191,12 +156,17 @@ class Theatre:
         folder = self.folder / namespace
         folder.mkdir()
         wire = Interceptor(self.cluster.kubeconfig, folder)
-        operator = Operator(wire.kubeconfig, "--no-leader-elect", f"--namespace={namespace}")
-        reaper = wire.rule = Reaper(operator, deadly=deadly)
+        options = ("--no-leader-elect", f"--namespace={namespace}", *script.options)
+        operator = WarmOperator(wire.kubeconfig, *options, constants=script.constants)
+        reaper = wire.rule = Reaper(operator, deadly=deadly, trainer=script.trainer)
         stage = RealStage(self.api, script.training.in_namespace(namespace))
+        others = [RealStage(self.api, stage.training.named(name)) for name in script.crowd]
         try:
+            for crowd in (*others, *([stage] if others else [])):
+                crowd.apply()
             operator.start()
-            stage.apply()
+            if not others:
+                stage.apply()
             script.begin(stage)
             beginning = len(reaper.writes) if script.begin is not _nothing else 0
             script.live(stage)
@@ -238,17 +208,18 @@ class Theatre:
             "jobNumber",
             "memory",
             "partial",
+            "stalls",
         )
         conditions = {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]}
         return {**{name: status.get(name) for name in names}, "conditions": conditions}
 
     def _children(self, stage: RealStage) -> dict[str, list[str]]:
-        """Claims and Jobs by name, pods by their Job; all of them must be the run's own."""
-        run = self.api.get(TRAININGS, stage.namespace, stage.name)
+        """Claims and Jobs by name, pods by their Job; each must belong to a run that exists."""
+        runs = {run["metadata"]["uid"] for run in self.api.list(TRAININGS, stage.namespace)}
         claims, jobs, pods = (self.api.list(kind, stage.namespace) for kind in (CLAIMS, JOBS, PODS))
         for child in claims + jobs:
-            assert run is not None, "nothing outlives its run"
-            assert is_owned_by(child, run["metadata"]["uid"]), child["metadata"]["name"]
+            owned = any(is_owned_by(child, uid) for uid in runs)
+            assert owned, f"{child['metadata']['name']} outlived its run"
         owners = {job["metadata"]["uid"]: job["metadata"]["name"] for job in jobs}
         return {
             CLAIMS.plural: _names(claims),
@@ -257,10 +228,17 @@ class Theatre:
         }
 
     def _jobs_created(self, namespace: str) -> list[str]:
-        entries = map(json.loads, self.cluster.audit_log.read_text().splitlines())
+        """Names of all Jobs that were ever created there; the log's older parts count, too."""
+        folder, told = self.cluster.audit_log.parent, f'"{namespace}"'.encode()
+        lines = [
+            line
+            for log in folder.glob(f"{self.cluster.audit_log.stem}*")
+            for line in log.read_bytes().splitlines()
+            if told in line
+        ]
         return sorted(
             entry["objectRef"]["name"]
-            for entry in entries
+            for entry in map(json.loads, lines)
             if entry["verb"] == "create"
             and entry.get("objectRef", {}).get("resource") == JOBS.plural
             and entry["objectRef"].get("namespace") == namespace
