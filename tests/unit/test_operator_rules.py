@@ -23,12 +23,6 @@ UNREACHABLE = a_pod().ended(
 )
 SECOND = a_pod().named("anna-train-x2").aged(1)
 
-LOW_ON_DISK = (
-    a_pod()
-    .ended(137)
-    .evicted("The node was low on resource: ephemeral-storage.")
-    .disrupted("TerminationByKubelet", "The node was low on resource: ephemeral-storage.")
-)
 ROWS: dict[str, Row] = {
     **UNDER_WAY,
     **BETWEEN_ATTEMPTS,
@@ -154,7 +148,14 @@ ROWS: dict[str, Row] = {
         says=("could not start", "exec format error", "spec.image"),
     ),
     "an evicted pod quotes the kubelet": Row(
-        sight=seen().with_job(a_job().failed()).with_pods(LOW_ON_DISK),
+        sight=seen()
+        .with_job(a_job().failed())
+        .with_pods(
+            a_pod()
+            .ended(137)
+            .evicted("Low on disk.")
+            .disrupted("TerminationByKubelet", "ephemeral-storage")
+        ),
         phase=Phase.FAILED,
         reason=Reason.INTERRUPTED,
         says=("ephemeral-storage",),
