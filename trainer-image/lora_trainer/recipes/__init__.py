@@ -249,7 +249,10 @@ def check_base(name: str, base: "BaseModel") -> None:
     Raises:
         TrainerError: BaseModelInvalid; the model is of another family or does not fit.
     """
+    import_module("lora_trainer.recipes.checking").refuse_odd_numbers(base)
     import_module(RECIPES[name].module).check(base)
+    for expert in load_recipe(name, base).experts():
+        expert.skeleton()
 
 
 def load_recipe(name: str, base: "BaseModel") -> Recipe:

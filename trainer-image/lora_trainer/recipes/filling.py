@@ -18,6 +18,7 @@ from safetensors import safe_open
 from lora_api.reasons import Reason
 from lora_trainer.basemodel import BaseModel, weight_files
 from lora_trainer.errors import TrainerError
+from lora_trainer.recipes.checking import understood
 
 _NAMED = 3  # of the weights that don't fit; one tells as much as all
 
@@ -44,7 +45,7 @@ def filled(
     Raises:
         TrainerError: BaseModelInvalid; weights and config don't belong together.
     """
-    with init_empty_weights():
+    with understood(component), init_empty_weights():
         empty = model.from_config(base.configs[component])
     if without is not None:
         setattr(empty, without, None)

@@ -17,6 +17,7 @@ from transformers.utils import logging
 from lora_api.reasons import Reason
 from lora_trainer.basemodel import BaseModel
 from lora_trainer.errors import TrainerError
+from lora_trainer.recipes.checking import understood
 from lora_trainer.recipes.filling import filled
 
 _NAMED = 3  # of the weights that are missing; one tells as much as all
@@ -147,7 +148,7 @@ def _frozen(model: Any, device: torch.device) -> Any:
 
 def skeleton_of(model: Any, base: BaseModel, component: str) -> torch.nn.Module:
     """A diffusers model on the meta device: names and shapes without weights."""
-    with torch.device("meta"):
+    with understood(component), torch.device("meta"):
         empty: torch.nn.Module = model.from_config(base.configs[component])
     return empty
 

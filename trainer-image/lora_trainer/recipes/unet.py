@@ -12,10 +12,19 @@ from diffusers import DPMSolverMultistepScheduler, UNet2DConditionModel
 
 from lora_trainer.basemodel import BaseModel
 from lora_trainer.recipes import Batch, Conditioning, LossSettings, Sampler
+from lora_trainer.recipes.checking import understood
 from lora_trainer.recipes.ddpm import PREDICTIONS, NoisePrediction
 from lora_trainer.recipes.denoiser import DenoiserRecipe
 from lora_trainer.recipes.pipelines import PipelineSampler
 from lora_trainer.recipes.vae import decoded, draw_latents, load_vae
+
+# A picture, a class or a guidance scale, beside latents, step and text.
+_OTHER_INPUTS = (
+    "class_embed_type",
+    "encoder_hid_dim_type",
+    "num_class_embeds",
+    "time_cond_proj_dim",
+)
 
 
 def unet_faults(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -26,9 +35,35 @@ def unet_faults(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
         faults.append(
             f"the UNet takes {taken} channels, the VAE makes {made} (inpainting models take 9)"
         )
-    prediction = configs["scheduler"].get("prediction_type", "epsilon")
+    faults += _scheduler_faults(configs["scheduler"])
+    faults += [
+        f"vae/config.json: {field} is set, which the latents of this family are not scaled with"
+        for field in ("latents_mean", "latents_std", "shift_factor")
+        if configs["vae"].get(field)
+    ]
+    faults += [
+        f"unet/config.json: {field} is set, a further input that is not trained here"
+        for field in _OTHER_INPUTS
+        if configs["unet"].get(field) is not None
+    ]
+    return faults
+
+
+def _scheduler_faults(scheduler: Mapping[str, Any]) -> list[str]:
+    """Noise levels of other mathematics; diffusers would put its defaults in their place."""
+    place, kind = "scheduler/scheduler_config.json", str(scheduler.get("_class_name"))
+    faults = []
+    prediction = scheduler.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
-        faults.append(f"its prediction_type is {prediction}")
+        faults.append(f"{place}: its prediction_type is {prediction}")
+    if kind.startswith(("EDM", "FlowMatch")):
+        faults.append(f"{place}: _class_name is {kind}, whose noise levels are others")
+    elif not scheduler.get("trained_betas"):
+        faults += [
+            f"{place}: {field} is missing, so its noise levels are not known"
+            for field in ("beta_start", "beta_end")
+            if not isinstance(scheduler.get(field), float | int)
+        ]
     return faults
 
 
@@ -47,7 +82,8 @@ class UnetRecipe(DenoiserRecipe):
 
     def __init__(self, base: BaseModel) -> None:
         super().__init__(base)
-        self._prediction = NoisePrediction(base.configs["scheduler"])
+        with understood("scheduler"):
+            self._prediction = NoisePrediction(base.configs["scheduler"])
         self._scaling_factor = float(base.configs["vae"].get("scaling_factor", self.usual_scaling))
 
     def losses(

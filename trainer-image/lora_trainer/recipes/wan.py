@@ -32,7 +32,7 @@ from lora_trainer.recipes import (
     Sampler,
     TextEncoder,
 )
-from lora_trainer.recipes.checking import refuse_faults, refuse_other_width
+from lora_trainer.recipes.checking import per_channel_fault, refuse_faults, refuse_other_width
 from lora_trainer.recipes.denoiser import DenoiserRecipe
 from lora_trainer.recipes.flow import flow_losses, level_at, sigmas_at
 from lora_trainer.recipes.keys import PEFT, lora_file, wan_layer
@@ -64,6 +64,11 @@ def check(base: BaseModel) -> None:
             f"the transformer takes {transformer.get('in_channels')} channels, the VAE makes "
             f"{vae.get('z_dim')} (2.1 and 2.2 A14B have 16, 2.2 5B has 48)"
         )
+    faults += [
+        fault
+        for field in ("latents_mean", "latents_std")
+        if (fault := per_channel_fault(vae, field, vae.get("z_dim")))
+    ]
     width = base.configs["text_encoder"].get("d_model")
     if transformer.get("text_dim", width) != width:
         faults.append(
