@@ -176,7 +176,7 @@ def accelerated(
                     # A job may name layers that a model has and doesn't use, and the last layer
                     # of a text encoder often is one. It also keeps the order of the sums the same
                     # from the first step on; else it changes with the second, and of three
-                    # processes a resumed run would not end with the same bytes.
+                    # processes a resumed run could end with other bytes.
                     find_unused_parameters=True,
                     gradient_as_bucket_view=True,
                 )
