@@ -14,6 +14,7 @@ PACKAGES := -p lora_api -p lora_crd -p lora_cluster -p lora_demo -p lora_operato
 SOURCES := api operator trainer-image cluster demo examples benchmarks tests
 
 KILLS ?= 200
+chaos-trainer: KILLS := $(if $(filter file,$(origin KILLS)),20,$(KILLS))
 SEED ?= 1
 RUNS ?= 1000
 STEADY ?= 0
@@ -96,7 +97,6 @@ SEED ?= 1
 simulate-policy: $(STAMP) ## A month of 10,000 runs through the operator's own policy code (SEED=1)
 	$(BIN)/python -m benchmarks.policy_simulation.simulate --seed $(SEED)
 
-KILLS ?= 20
 chaos-trainer: $(STAMP) ## Kill trainings at random moments: make chaos-trainer KILLS=20 SEED=1
 	$(BIN)/python -m tests.trainer.chaos --kills $(KILLS) --seed $(SEED)
 
