@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -294,6 +295,36 @@ def test_each_expert_is_asked_only_for_its_share_of_noise(
         one.losses(denoiser, _batch(level), settings=LossSettings(), generator=torch.Generator())
     assert seen["low-noise"] <= 0.8751
     assert seen["high-noise"] >= 0.8749
+
+
+def test_sdxl_is_told_sizes_to_the_pixel_whatever_the_precision(
+    bases: Callable[[str], Path],
+) -> None:
+    recipe = load_recipe("sdxl", opened("sdxl", bases("sdxl")))
+    denoiser = recipe.load_denoiser(device=CPU, dtype=torch.bfloat16)
+    told: list[torch.Tensor] = []
+    denoiser.register_forward_pre_hook(
+        lambda _module, _args, given: told.append(given["added_cond_kwargs"]["time_ids"]),
+        with_kwargs=True,
+    )
+    sizes = torch.tensor([[1365, 1023, 3, 5, 1025, 767]])
+    config: Any = denoiser.config
+    batch = Batch(
+        moments=torch.zeros(1, 8, 8, 8),
+        text={
+            "hidden_states": torch.zeros(1, 77, config["cross_attention_dim"]),
+            "pooled": torch.zeros(
+                1,
+                config["projection_class_embeddings_input_dim"]
+                - 6 * config["addition_time_embed_dim"],
+            ),
+        },
+        geometry=sizes,
+        levels=torch.tensor([0.5]),
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        recipe.losses(denoiser, batch, settings=LossSettings(), generator=torch.Generator())
+    assert told[0].tolist() == sizes.tolist()
 
 
 def _batch(level: float) -> Batch:

@@ -83,7 +83,8 @@ class StableDiffusionXl(UnetRecipe):
     ) -> dict[str, torch.Tensor]:
         # "SDXL" (arXiv:2307.01952), section 2.2: size before scaling, crop's corner, size.
         return {
-            "time_ids": sent(batch.geometry, device).to(dtype),
+            # In float32, as pixels: bfloat16 has steps of 8 from 1024 on, and they are embedded.
+            "time_ids": sent(batch.geometry, device).float(),
             "text_embeds": batch.text["pooled"].to(dtype),
         }
 

@@ -41,6 +41,7 @@ from lora_trainer.recipes.pipelines import Decode, PipelineSampler, bare_pipelin
 from lora_trainer.recipes.single_file import single_file_faults
 from lora_trainer.recipes.t5 import T5Text
 from lora_trainer.recipes.vae import KlEncoder, load_vae, to_picture
+from lora_trainer.transfer import sent
 
 # What WAN was published with for 480 p, where the base model's scheduler says nothing.
 _USUAL_SHIFT = 3.0
@@ -146,7 +147,8 @@ class Wan(DenoiserRecipe):
         transformer: Any = denoiser
         # WAN's own code trains on the middle of the distribution: its VAE spreads very little.
         middle = batch.moments.float().chunk(2, dim=1)[0]
-        latents = (middle - self._mean.to(middle.device)) / self._std.to(middle.device)
+        mean, std = (sent(each, middle.device) for each in (self._mean, self._std))
+        latents = (middle - mean) / std
 
         def predict(noisy: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
             predicted: torch.Tensor = transformer(
