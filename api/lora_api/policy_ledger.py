@@ -15,10 +15,18 @@ from lora_api.policy_status import Month, Text
 
 LEDGER_KIND = "TrainingLedger"
 LEDGER_PLURAL = "trainingledgers"
-# Beyond these an object nears the 1.5 MB that etcd takes at once.
 MAX_OPEN_RUNS = 4000
 MAX_USERS = 2000
 MAX_SPEEDS = 64
+# Those three alone would let long names of users fill more than the 1.5 MiB that etcd takes at
+# once. What is left up to there is for metadata, and for a thousand runs that completed at once.
+MAX_LEDGER_BYTES = 1_400_000
+# What a row takes as JSON, at numbers as large as a month of training makes them: a run without
+# names and timing, its timing, a user's sum without the name, a speed.
+RUN_BYTES = 230
+MEASURE_BYTES = 140
+USER_BYTES = 90
+SPEED_BYTES = 260
 GpuProduct = Annotated[str, Field(max_length=63)]
 
 

@@ -2,7 +2,8 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
@@ -10,12 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.policies import NOVEMBER, a_ledger, a_speed, seen
 
-from lora_api.policy_ledger import MAX_OPEN_RUNS, MAX_USERS, RunState, TrainingLedgerSpec
+from lora_api.policy_ledger import (
+    MAX_LEDGER_BYTES,
+    MAX_OPEN_RUNS,
+    MAX_USERS,
+    RunState,
+    TrainingLedgerSpec,
+)
 from lora_api.status import LoRATrainingStatus, Phase, ProgressStatus
 from lora_operator.policy.ledger import (
     OTHERS,
+    Entry,
     Ledger,
     Sighting,
+    Total,
     admit,
     next_month,
     observe,
@@ -25,7 +34,7 @@ from lora_operator.policy.ledger import (
 from lora_operator.policy.ledger_document import read_ledger, write_ledger
 from lora_operator.policy.months import Month
 from lora_operator.policy.sightings import state_of
-from lora_operator.policy.speed import MEASURED_STEPS
+from lora_operator.policy.speed import MEASURED_STEPS, Measured
 
 WAITS, RUNS, COUNTED, RETURNED = (
     RunState.WAITING,
@@ -169,6 +178,47 @@ def test_a_ledger_takes_only_so_many_runs_that_are_not_over() -> None:
     entry = after().runs["u1"]
     assert not after().is_full
     assert Ledger(month=NOVEMBER, runs={str(n): entry for n in range(MAX_OPEN_RUNS)}).is_full
+
+
+ETCD_TAKES = 1.5 * 2**20
+GROWN = Entry(
+    user="u" * 253,
+    recipe="sdxl",
+    gpus=16,
+    state=RETURNED,
+    gpu_seconds=16 * 14 * 86_400,
+    steps=1_000_000,
+    cost=Decimal("999999.999999"),
+    estimate=Decimal("999999.999999"),
+    queued_at=datetime(2026, 11, 22, 1, 2, 3, 456789, tzinfo=UTC),
+)
+
+
+def bytes_of(ledger: Ledger) -> int:
+    document = write_ledger(ledger)
+    return len(document.model_dump_json(by_alias=True, exclude_none=True))
+
+
+def test_a_ledger_that_takes_one_more_run_can_be_written_whatever_its_runs_become() -> None:
+    sums = {f"{number:0253}": Total(trainings=9) for number in range(500)}
+    ledger = Ledger(month=NOVEMBER, users=sums)
+    uid = "4f7d8a10-aaaa-4aaa-8aaa-{:012}"
+    runs: dict[str, Entry] = {}
+    while not replace(ledger, runs=runs).is_full:
+        for _ in range(20):
+            runs[uid.format(len(runs))] = GROWN
+    assert 2000 < len(runs) < MAX_OPEN_RUNS
+    timed = Measured(product="p" * 63, work=10**13, train_seconds=10**8)
+    completed = dict.fromkeys(list(runs)[:1000], replace(GROWN, measured=timed))
+    assert bytes_of(replace(ledger, runs={**runs, **completed})) < ETCD_TAKES
+    assert bytes_of(replace(ledger, runs=runs)) > MAX_LEDGER_BYTES * 0.95, "no room is wasted"
+
+
+def test_names_of_usual_length_leave_a_ledger_all_its_runs() -> None:
+    entry = replace(GROWN, user="anna.example@studio")
+    sums = {f"{number:020}": Total(trainings=9) for number in range(MAX_USERS)}
+    runs = {str(number): entry for number in range(MAX_OPEN_RUNS - 1)}
+    assert not Ledger(month=NOVEMBER, runs=runs, users=sums).is_full
 
 
 def of_users(count: int, state: RunState) -> Ledger:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
-from lora_api.policy_ledger import MAX_OPEN_RUNS, MAX_USERS, RunState
+from lora_api.policy_ledger import MAX_USERS, RunState
 from lora_operator.policy import ledger as ledgers
 from lora_operator.policy.ledger import FINAL, Entry, Ledger, Sighting
 from lora_operator.policy.limits import Refusal, estimated_cost, refusal
@@ -179,7 +179,7 @@ def _deferral(ledger: Ledger) -> Deferred:
     if ledger.is_full:
         return Deferred(
             message=(
-                f"The ledger of {ledger.month} holds {MAX_OPEN_RUNS} runs that are not over, as "
+                f"The ledger of {ledger.month} holds {len(ledger.runs)} runs that are not over, as "
                 "many as it can; the run is looked at again when one of them ends."
             )
         )

@@ -12,7 +12,16 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 
-from lora_api.policy_ledger import MAX_OPEN_RUNS, MAX_USERS, RunState
+from lora_api.policy_ledger import (
+    MAX_LEDGER_BYTES,
+    MAX_OPEN_RUNS,
+    MAX_USERS,
+    MEASURE_BYTES,
+    RUN_BYTES,
+    SPEED_BYTES,
+    USER_BYTES,
+    RunState,
+)
 from lora_operator.policy.money import NOTHING, cost_of
 from lora_operator.policy.months import Month
 from lora_operator.policy.speed import Measured, Speeds, learned
@@ -102,8 +111,21 @@ class Ledger:
 
     @property
     def is_full(self) -> bool:
-        """Whether no further run can be noted."""
-        return len(self.runs) >= MAX_OPEN_RUNS
+        """Whether no further run can be noted: by number, or by the bytes of the document."""
+        return len(self.runs) >= MAX_OPEN_RUNS or self._grown_bytes() >= MAX_LEDGER_BYTES
+
+    def _grown_bytes(self) -> int:
+        """What the document takes once the runs have grown to what they may come to.
+
+        The room for a run's numbers is kept from its admission, as nobody stops a run for want of
+        it later; as a sum of its user it takes less. Names and uids are ASCII.
+        """
+        runs = sum(
+            RUN_BYTES + len(run.user) + len(run.recipe) + (MEASURE_BYTES if run.measured else 0)
+            for run in self.runs.values()
+        )
+        users = sum(USER_BYTES + len(user) for user in self.users)
+        return runs + users + SPEED_BYTES * len(self.speeds)
 
     def has_room_for(self, user: str) -> bool:
         """Whether a user's runs can be counted: each has a sum of its own, or none is left."""
