@@ -4,9 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from lora_api.job import JobDocument
 from lora_api.reasons import Reason
+from lora_trainer.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from lora_trainer.errors import StorageError, TrainerError
 from lora_trainer.mirror import Mirror, kept_safe
 from lora_trainer.storage.local import LocalStorage
@@ -108,6 +110,25 @@ def test_another_workspace_gets_what_was_copied_and_sends_none_of_it_again(
     assert (tmp_path / "root/stages/save.json").exists()
     second.flush()
     assert sent == []
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_checkpoint_is_brought_back_with_its_checksum(damaged: bool, tmp_path: Path) -> None:
+    first = _mirror(tmp_path)
+    numbers = torch.arange(8.0)
+    state = TrainingState(step=2, lora={"w": numbers}, optimizer={}, loss=None, refused_in_a_row=0)
+    save_checkpoint(tmp_path / "root/checkpoints/a", state, keep=1)
+    first.flush()
+    first.close()
+    (tmp_path / "root").rename(tmp_path / "lost")
+    if damaged:
+        copy = tmp_path / "output/.workspace/mine/checkpoints/a/step-00000002.pt"
+        whole, written = copy.read_bytes(), numbers.numpy().tobytes()
+        assert written in whole
+        copy.write_bytes(whole.replace(written, bytes(len(written))))
+    _mirror(tmp_path).close()
+    found = load_checkpoint(tmp_path / "root/checkpoints/a")
+    assert (found is None) == damaged
 
 
 def test_a_storage_that_fails_for_now_stops_nobody_and_gets_it_later(
