@@ -16,7 +16,7 @@ from tests.datasets import a_dataset, never
 
 from lora_api.reasons import Reason
 from lora_trainer.basemodel import BaseModel
-from lora_trainer.cache import Cache, as_input, fill_cache
+from lora_trainer.cache import CACHE_VERSION, Cache, as_input, fill_cache
 from lora_trainer.dataset import Dataset, Sample
 from lora_trainer.entries import HeldEntries, read_entry, write_entry
 from lora_trainer.errors import TrainerError
@@ -64,7 +64,9 @@ class _Pictures:
         return pixels[..., ::8, ::8].repeat(1, 2, *([1] * (pixels.dim() - 2)))
 
 
-def _cache(folder: Path, *, vae: str = "v", held_bytes: int = 1 << 20) -> Cache:
+def _cache(
+    folder: Path, *, vae: str = "v", recipe: str = "sd15", held_bytes: int = 1 << 20
+) -> Cache:
     base = BaseModel(
         folder=folder,
         configs={},
@@ -72,7 +74,7 @@ def _cache(folder: Path, *, vae: str = "v", held_bytes: int = 1 << 20) -> Cache:
         digests={"vae": vae, "text_encoder": "t", "tokenizer": "k", "unet": "u"},
         digest="sha256:x",
     )
-    return Cache(folder / "cache", base, held_bytes=held_bytes)
+    return Cache(folder / "cache", base, recipe=recipe, held_bytes=held_bytes)
 
 
 def _fill(cache: Cache, dataset: Dataset) -> Encoders:
@@ -138,6 +140,23 @@ def test_latents_are_named_by_all_that_they_come_from(
     assert _cache(tmp_path, vae="w").moments_path(sample) != cache.moments_path(sample)
     renamed = replace(sample, picture=replace(sample.picture, name="b.png"), caption="other")
     assert cache.moments_path(renamed) == cache.moments_path(sample)
+
+
+def test_another_recipe_finds_none_of_what_this_one_encoded(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    _fill(_cache(tmp_path), dataset)
+    other = _fill(_cache(tmp_path, recipe="sdxl"), dataset)
+    assert sorted(other.encoded) == ["a zorp on grass", *["picture"] * 4, "zorp"]
+
+
+def test_other_code_finds_none_of_what_this_one_encoded(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fill(_cache(tmp_path), dataset)
+    monkeypatch.setattr("lora_trainer.cache.CACHE_VERSION", CACHE_VERSION + 1)
+    other = _fill(_cache(tmp_path), dataset)
+    assert sorted(other.encoded) == ["a zorp on grass", *["picture"] * 4, "zorp"]
 
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {

@@ -203,7 +203,7 @@ def _trainer(
             order=BatchOrder(
                 group_by_shape(task.samples), batch_size=settings.batch_size, seed=settings.seed
             ),
-            cache=Cache(task.cache, task.base),
+            cache=Cache(task.cache, task.base, recipe=job.recipe),
             seed=settings.seed,
             accumulation=settings.gradient_accumulation_steps,
             caption_dropout=job.dataset.caption_dropout,

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 # and no more for ten thousand pictures, which then come from the disk's own cache in under 1 ms.
 HELD_BYTES = 256 << 20
 _DECODING_THREADS = 2
+# Part of every name. Add one where the same picture or text comes out otherwise than before: other
+# pixels, tokens, layers or number formats, here or in a recipe's encoders. Old entries lie unused.
+CACHE_VERSION = 2
 
 
 class Cache:
@@ -39,13 +42,18 @@ class Cache:
 
     Args:
         folder: Where they lie.
-        base: The base model; its digests are part of every name.
+        base: The base model; its digests are part of every name. They cover the weights and the
+            settings beside them.
+        recipe: Name of the family, whose encoders may use the same weights in another way.
         held_bytes: Most bytes of entries that are kept in memory.
     """
 
-    def __init__(self, folder: Path, base: BaseModel, *, held_bytes: int = HELD_BYTES) -> None:
+    def __init__(
+        self, folder: Path, base: BaseModel, *, recipe: str, held_bytes: int = HELD_BYTES
+    ) -> None:
         self._folder = folder
         self._base = base
+        self._code = {"recipe": recipe, "version": CACHE_VERSION}
         self._held = HeldEntries(held_bytes)
 
     def moments_path(self, sample: Sample) -> Path:
@@ -57,7 +65,7 @@ class Cache:
             "mirrored": sample.mirrored,
             "encoder": self._base.digests["vae"],
         }
-        return self._folder / "latents" / f"{sha256_of_json(parts)}.safetensors"
+        return self._folder / "latents" / f"{sha256_of_json(self._code | parts)}.safetensors"
 
     def text_path(self, text: str) -> Path:
         """Where a text's embedding lies."""
@@ -66,7 +74,7 @@ class Cache:
             for name, digest in self._base.digests.items()
             if name.startswith(("text_encoder", "tokenizer"))
         }
-        name = sha256_of_json({"text": text, "encoders": encoders})
+        name = sha256_of_json(self._code | {"text": text, "encoders": encoders})
         return self._folder / "text" / f"{name}.safetensors"
 
     def moments(self, sample: Sample) -> torch.Tensor:

@@ -147,7 +147,7 @@ def open_session(context: Context, dataset: Dataset, base: BaseModel) -> Session
         dataset=dataset,
         base=base,
         recipe=recipe,
-        cache=Cache(context.workspace.cache, base),
+        cache=Cache(context.workspace.cache, base, recipe=job.recipe),
         device=device,
         precision=precision,
         layers=layers,
