@@ -24,6 +24,7 @@ from lora_operator.observe import observe
 from lora_operator.policy import gate
 from lora_operator.policy.currency import currency_fault, in_its_currency
 from lora_operator.policy.faults import PolicyFaultError
+from lora_operator.policy.places import Places
 from lora_operator.policy.space import Namespace
 from lora_operator.policy_look import applicant_of, keeps_gpus, makes_room
 from lora_operator.state.decision import is_terminal
@@ -39,6 +40,7 @@ class Kept:
         store: Where its ledgers lie.
         seen: The runs that were looked at, by name.
         leaving: Those whose objects are gone and whose pods are not, by uid.
+        places: The queue as its runs are told.
     """
 
     def __init__(self, space: Namespace, store: LedgerStore) -> None:
@@ -46,6 +48,7 @@ class Kept:
         self.store = store
         self.seen: dict[str, Known] = {}
         self.leaving: dict[str, Known] = {}
+        self.places = Places()
 
 
 class GateMemory:

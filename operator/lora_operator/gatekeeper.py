@@ -24,7 +24,8 @@ from lora_operator.policy.explain import place_in_words
 from lora_operator.policy.faults import PolicyFaultError
 from lora_operator.policy.forecast import forecast
 from lora_operator.policy.gpu_fit import UNSET, gpu_names
-from lora_operator.policy.queue import Waiting, standings
+from lora_operator.policy.places import Places
+from lora_operator.policy.queue import Waiting
 from lora_operator.policy.space import Namespace
 from lora_operator.policy.turns import Released, release
 from lora_operator.policy_look import UNASKED, known_of, look_at, node_of, word_of
@@ -96,7 +97,9 @@ class Gatekeeper:
                 kept.space.policy if kept is not None else None
             ):
                 return
-        queue = self._queue(replace(kept.space, policy=policy)) if kept and policy else ()
+        queue: tuple[Waiting, ...] = ()
+        if kept and policy:
+            queue = kept.places.queue(replace(kept.space, policy=policy), self._now())
         names = {body["metadata"]["name"] for body in self._memory.runs_of(namespace)}
         for name in dict.fromkeys((*(run.name for run in queue if run.name in names), *names)):
             self._on_change(Key(namespace, name))
@@ -171,13 +174,12 @@ class Gatekeeper:
         space, before = released.namespace, kept.space
         await kept.store.write_urgent(space.ledgers)
         kept.space = space
-        queue = self._queue(space)
         if seen is not None:
             uid = seen.run.uid
             answer = next((why for run, why in released.refused if run.uid == uid), answer)
-            place = _place(space, queue, uid, now)
+            place = _place(space, kept.places, uid, now)
             self.words[uid] = word_of(space, seen.run, answer, place)
-        self._wake(key, before, released, queue)
+        self._wake(key, before, released, kept.places.queue(space, now))
 
     async def _product(self, seen: Observed, policy: TrainingPolicySpec) -> str:
         """Name of the GPUs of a run that has completed and is yet to be summed up."""
@@ -223,11 +225,6 @@ class Gatekeeper:
         )
         return True
 
-    def _queue(self, space: Namespace) -> tuple[Waiting, ...]:
-        """Who waits, in order."""
-        waiting, working = tuple(space.waiting.values()), space.working.values()
-        return standings(waiting, working, space.policy, self._now())
-
     def _new(self, key: Key) -> Object | None:
         """A run that was never looked at, in a namespace where no policy was heard of."""
         if self.limits(key.namespace):
@@ -251,12 +248,12 @@ def _ranks(space: Namespace) -> dict[str, int]:
     return {uid: run.priority for uid, run in space.waiting.items()}
 
 
-def _place(space: Namespace, queue: tuple[Waiting, ...], uid: str, now: datetime) -> str:
+def _place(space: Namespace, places: Places, uid: str, now: datetime) -> str:
     """The run's place in words, with an estimate for those near the head."""
-    names = [run.uid for run in queue]
-    if uid not in names:
+    position = places.position(space, uid, now)
+    if position is None:
         return ""
-    position = names.index(uid)
+    queue = places.queue(space, now)
     working = tuple(space.working.values())
     waiting = tuple(space.waiting.values())
     expected = forecast(waiting, working, space.policy, now) if position < TOLD_AT_ONCE else {}
