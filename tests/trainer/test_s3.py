@@ -5,6 +5,7 @@ import io
 import json
 import os
 import socket
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,10 @@ from tests.trainer.s3server import READER, ROOT, S3Server
 
 from lora_api.exit_codes import ExitCode
 from lora_api.reasons import Reason
+from lora_api.settings import DatasetSettings
 from lora_trainer.download import fetch_files
 from lora_trainer.errors import InterruptedRunError, StorageError
+from lora_trainer.fetch_dataset import fetch_dataset
 from lora_trainer.stopping import StopFlag
 from lora_trainer.storage.retries import retrying
 from lora_trainer.storage.s3 import S3Storage
@@ -84,6 +87,27 @@ def test_a_restart_fetches_only_what_changed(s3_job: AJob, s3: S3Server, tmp_pat
     assert after["a.txt"] == before["a.txt"]
     assert after["b.txt"] != before["b.txt"]
     assert (target / "b.txt").read_text() == "two"
+
+
+def test_an_archive_that_takes_long_to_fetch_says_how_far_it_is(
+    s3_job: AJob, s3: S3Server, tmp_path: Path
+) -> None:
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(4):
+            archive.writestr(f"p{number}.png", os.urandom(1 << 20))
+    s3.client.fput_object("models", f"{_prefix(s3_job)}/set.zip", str(path))
+    settings = DatasetSettings(uri=f"s3://models/{_prefix(s3_job)}/set.zip")
+    told: list[float] = []
+    fetch_dataset(
+        settings,
+        tmp_path / "here",
+        stop=StopFlag(),
+        advance=lambda done, total: told.append(done / total),
+    )
+    assert len({share for share in told if share < 0.7}) >= 4, "nothing said while it is fetched"
+    assert told == sorted(told)
+    assert told[-1] == 1.0
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,12 @@
 """What is refused from the listing alone, before a byte is fetched."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from tests.datasets import never
 
 from lora_api.reasons import Reason
 from lora_api.settings import DatasetSettings
@@ -14,7 +18,7 @@ from lora_trainer.fetch_base import BaseSource, fetch_base_model
 from lora_trainer.fetch_dataset import FetchedDataset, fetch_dataset
 from lora_trainer.recipes import RECIPES
 from lora_trainer.stopping import StopFlag
-from lora_trainer.storage import StoredFile
+from lora_trainer.storage import OnBytes, StoredFile
 from lora_trainer.storage.local import LocalStorage
 
 UNSAFE_NAMES = {
@@ -132,3 +136,57 @@ def test_a_tokenizer_file_too_large_to_be_one_is_refused_from_the_listing(tmp_pa
             advance=lambda _done, _total: None,
         )
     assert caught.value.reason is Reason.BASE_MODEL_INVALID
+
+
+# One file after the other, and an end in the midst of the last.
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from lora_trainer import download
+from lora_trainer.storage.local import LocalStorage
+
+class Deadly(LocalStorage):
+    def download(self, file, target, on_bytes):
+        if file.name == "z":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().download(file, target, on_bytes)
+
+download._PARALLEL_DOWNLOADS = 1
+storage = Deadly("file://" + sys.argv[1], field="baseModel.uri")
+download.fetch_files(storage, storage.list_files(), Path(sys.argv[2]), advance=lambda *_: None)
+"""
+
+KILLED = {
+    "a large file": ({"a": 64 << 20, "z": 1}, {"z"}),
+    "many small ones": (
+        {**{f"a{number:02}": 1 for number in range(70)}, "z": 1},
+        {*(f"a{number:02}" for number in range(64, 70)), "z"},
+    ),
+}
+
+
+class _Counting(LocalStorage):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"file://{folder}", field="baseModel.uri")
+        self.fetched: set[str] = set()
+
+    def download(self, file: StoredFile, target: Path, on_bytes: OnBytes) -> str:
+        self.fetched.add(file.name)
+        return super().download(file, target, on_bytes)
+
+
+@pytest.mark.parametrize("name", KILLED)
+def test_what_was_fetched_before_a_kill_is_not_fetched_again(name: str, tmp_path: Path) -> None:
+    sizes, again = KILLED[name]
+    source = tmp_path / "there"
+    source.mkdir()
+    for file, size in sizes.items():
+        with (source / file).open("wb") as out:
+            out.truncate(size)
+    here = tmp_path / "here"
+    killed = subprocess.run([sys.executable, "-c", _KILLED, str(source), str(here)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    storage = _Counting(source)
+    digests = fetch_files(storage, storage.list_files(), here, advance=never)
+    assert storage.fetched == again
+    assert set(digests) == set(sizes)

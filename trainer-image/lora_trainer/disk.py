@@ -63,12 +63,18 @@ def read_json(path: Path) -> Any | None:
         return None
 
 
-def sha256_of_file(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
+def sha256_of_file(path: Path, *, look_up: Callable[[], None] = lambda: None) -> str:
+    """Hex sha256 of a file's bytes.
+
+    Args:
+        path: The file.
+        look_up: Called at each MiB; may raise.
+    """
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
+            look_up()
     return digest.hexdigest()
 
 

@@ -19,6 +19,11 @@ from lora_trainer.progress import Advance
 from lora_trainer.storage import Storage, StoredFile
 
 _PARALLEL_DOWNLOADS = 6
+# What a kill may cost: so many bytes or files are fetched again, beside those on their way. The
+# more files there are, the longer their manifest takes to write, and the more rarely it is.
+_UNSAVED_BYTES = 64 << 20
+_UNSAVED_FILES = 64
+_UNSAVED_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +152,8 @@ class _Manifest:
         self._lock = Lock()
         found = read_json(path)
         self._entries: dict[str, Any] = found if isinstance(found, dict) else {}
+        self._unsaved_bytes = 0
+        self._unsaved_files = 0
 
     def get(self, one: Wanted, target: Path) -> str | None:
         """The digest of a file that is here and unchanged at its source; else None."""
@@ -160,16 +167,26 @@ class _Manifest:
         return str(entry["sha256"])
 
     def put(self, one: Wanted, digest: str) -> None:
+        """Note a file that is here whole; now and then that is saved, for a run may be killed."""
         with self._lock:
             self._entries[one.name] = {
                 "tag": one.file.tag,
                 "source": _source(one),
                 "sha256": digest,
             }
+            self._unsaved_bytes += one.file.size_bytes
+            self._unsaved_files += 1
+            many = max(_UNSAVED_FILES, _UNSAVED_SHARE * len(self._entries))
+            if self._unsaved_bytes >= _UNSAVED_BYTES or self._unsaved_files >= many:
+                self._save()
 
     def save(self) -> None:
         with self._lock:
-            write_json(self._path, self._entries)
+            self._save()
+
+    def _save(self) -> None:
+        write_json(self._path, self._entries)
+        self._unsaved_bytes = self._unsaved_files = 0
 
 
 def _source(one: Wanted) -> str:

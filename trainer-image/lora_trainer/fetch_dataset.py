@@ -69,7 +69,7 @@ def fetch_dataset(
             or a StorageError.
     """
     source = open_source(settings, beside=folder, stop=stop)
-    listed, faults = source.list_files()
+    listed, faults = source.list_files(advance)
     files = [file for file in listed if not _is_hidden(file.name)]
     if not files and not faults:
         raise TrainerError(

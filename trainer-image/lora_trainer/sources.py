@@ -5,7 +5,7 @@ dataset may hold is the same for all (fetch_dataset).
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
@@ -19,13 +19,15 @@ from lora_trainer.download import Wanted, fetch_files, fetch_wanted
 from lora_trainer.errors import TrainerError
 from lora_trainer.faults import FileFault
 from lora_trainer.names import refuse_unsafe_names
-from lora_trainer.progress import Advance
+from lora_trainer.progress import Advance, share_of
 from lora_trainer.stopping import StopFlag
 from lora_trainer.storage import Storage, StoredFile, open_storage
 
 _PARALLEL_LOOKUPS = 8
 # Captions and what lies beside pictures, in an archive.
 _ARCHIVE_SLACK_BYTES = 64 << 20
+# Of the stage, where an archive is fetched before it is unpacked.
+_ARCHIVE_FETCH_PERCENT = 70.0
 
 
 class Source(Protocol):
@@ -40,8 +42,12 @@ class Source(Protocol):
     labels: Mapping[str, str]
     """How messages call a file, where its name alone does not say where it is named."""
 
-    def list_files(self) -> tuple[list[StoredFile], list[FileFault]]:
-        """All files sorted by name, and those that can't be had."""
+    def list_files(self, advance: Advance, /) -> tuple[list[StoredFile], list[FileFault]]:
+        """All files sorted by name, and those that can't be had.
+
+        Args:
+            advance: Told what is done and all there is to do, where that takes long.
+        """
 
     def bring(self, files: Sequence[StoredFile], folder: Path, advance: Advance) -> None:
         """Have the files below `folder`, those that are there and unchanged as they are."""
@@ -78,7 +84,7 @@ class _Prefix:
         self._storage = storage
         self._stop = stop
 
-    def list_files(self) -> tuple[list[StoredFile], list[FileFault]]:
+    def list_files(self, _advance: Advance) -> tuple[list[StoredFile], list[FileFault]]:
         files = self._storage.list_files()
         if not files:
             parent, name = _parent(self._storage.uri, field=self.field, stop=self._stop)
@@ -107,7 +113,7 @@ class _Files:
             name: f"uris[{place}] {name}" for name, (place, _) in self._uris.items()
         }
 
-    def list_files(self) -> tuple[list[StoredFile], list[FileFault]]:
+    def list_files(self, _advance: Advance) -> tuple[list[StoredFile], list[FileFault]]:
         with ThreadPoolExecutor(_PARALLEL_LOOKUPS, thread_name_prefix="find") as pool:
             wanted = list(pool.map(self._find, self._uris))
         missing = [name for name, one in zip(self._uris, wanted, strict=True) if one is None]
@@ -154,16 +160,20 @@ class _Packed:
         self._limit_bytes = limit_bytes
         self._stop = stop
         self._at = (storage.folder or beside.with_name(f"{beside.name}.archive")) / file.name
+        self._fetch_percent = _ARCHIVE_FETCH_PERCENT if storage.folder is None else 0.0
+        self._tell: Callable[[], None] = lambda: None
         self._note = beside.with_name(f"{beside.name}.unpacked.json")
 
-    def list_files(self) -> tuple[list[StoredFile], list[FileFault]]:
+    def list_files(self, advance: Advance, /) -> tuple[list[StoredFile], list[FileFault]]:
         if self._file.size_bytes > self._limit_bytes:
             raise self._unusable(
                 f"has {self._file.size_bytes >> 20} MiB, more than dataset.maxImages pictures of "
                 "dataset.maxFileBytes may have"
             )
         if self._storage.folder is None:
-            fetch_files(self._storage, [self._file], self._at.parent, advance=lambda *_: None)
+            share = share_of(advance, 0.0, self._fetch_percent)
+            fetch_files(self._storage, [self._file], self._at.parent, advance=share)
+        self._tell = lambda: advance(self._fetch_percent, 100.0)
         try:
             return self._open().members()
         except ArchiveError as error:
@@ -171,14 +181,16 @@ class _Packed:
 
     def bring(self, files: Sequence[StoredFile], folder: Path, advance: Advance) -> None:
         sizes = {file.name: file.size_bytes for file in files}
-        note = {"archive": sha256_of_file(self._at), "files": sizes}
         total, done = sum(sizes.values()), 0
+        share = share_of(advance, self._fetch_percent, 100.0)
+        self._tell = lambda: share(done, total)
+        note = {"archive": sha256_of_file(self._at, look_up=self._look_up), "files": sizes}
         if read_json(self._note) == note and _has(folder, sizes):
             return advance(total, total)
         try:
             for name in self._open().unpack(set(sizes), folder):
                 done += sizes[name]
-                advance(done, total)
+                share(done, total)
         except ArchiveError as error:
             raise self._unusable(str(error)) from error
         return write_json(self._note, note)
@@ -187,6 +199,7 @@ class _Packed:
         return open_archive(self._at, limit_bytes=self._limit_bytes, look_up=self._look_up)
 
     def _look_up(self) -> None:
+        self._tell()  # how far it is may not change for long, but it is not stalled
         self._stop.check(f"reading the archive {self._storage.describe(self._file.name)}")
 
     def _unusable(self, why: str) -> TrainerError:
