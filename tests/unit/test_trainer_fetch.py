@@ -138,6 +138,26 @@ def test_a_tokenizer_file_too_large_to_be_one_is_refused_from_the_listing(tmp_pa
     assert caught.value.reason is Reason.BASE_MODEL_INVALID
 
 
+RESHAPED = {
+    "a file becomes a folder": ("a", "a/b.png"),
+    "a folder becomes a file": ("a/b.png", "a"),
+    "a folder of folders becomes a file": ("a/b/c/d.png", "a"),
+}
+
+
+@pytest.mark.parametrize("name", RESHAPED)
+def test_a_dataset_may_change_its_shape_between_two_attempts(name: str, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    for attempt, picture in enumerate(RESHAPED[name]):
+        path = tmp_path / f"there{attempt}" / picture
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"%d" % attempt)
+        assert _fetch(tmp_path / f"there{attempt}", here).pictures == [picture]
+    found = [path for path in here.rglob("*") if path.is_file()]
+    assert [path.relative_to(here).as_posix() for path in found] == [picture]
+    assert (here / picture).read_bytes() == b"1"
+
+
 # One file after the other, and an end in the midst of the last.
 _KILLED = """
 import os, signal, sys

@@ -4,6 +4,7 @@ A module of its own because it decides what of a prefix, an archive or a list a 
 refuses from the listing what need not be fetched to be refused.
 """
 
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -91,8 +92,9 @@ def fetch_dataset(
     skipping = settings.on_invalid_files is InvalidFiles.SKIP
     _check_count(len(pictures) if skipping else listed_pictures, settings, source)
     fitting = pictures + captions + metadata
-    source.bring(fitting, folder, advance)
+    # Before, for what was a folder may be a file now, and the other way round.
     _drop_others(folder, {file.name for file in fitting})
+    source.bring(fitting, folder, advance)
     return FetchedDataset(
         folder=folder,
         pictures=[file.name for file in pictures],
@@ -152,8 +154,12 @@ def _is_hidden(name: str) -> bool:
 
 
 def _drop_others(folder: Path, names: set[str]) -> None:
-    """Remove what an earlier version of the dataset left here."""
-    for path in folder.rglob("*"):
-        if path.is_file() and path.relative_to(folder).as_posix() not in names:
-            log.info("no longer in the dataset", file=path.relative_to(folder).as_posix())
+    """Remove what an earlier version of the dataset left here; folders only in a file's way."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # a folder after what lies in it
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir() and name in names:
+            log.info("no longer a folder in the dataset", folder=name)
+            shutil.rmtree(path)
+        elif path.is_file() and name not in names:
+            log.info("no longer in the dataset", file=name)
             path.unlink()
