@@ -18,6 +18,10 @@ from lora_trainer.sample import Drawn
 Embed = Callable[[Sequence[Image.Image]], torch.Tensor]
 """Gives pictures unit vectors, [pictures, width] in float32 on the CPU."""
 
+# The last digit that the report shows, and well above what sums in another order make of the same
+# picture: 2e-7 between batches of 1, 3 and 8 of the tests' DINOv2 and CLIP, on a CPU.
+NOISE = 1e-4
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Similarity:
@@ -37,8 +41,8 @@ class Similarity:
 
     @property
     def alike(self) -> bool:
-        """Whether the LoRA brought the samples nearer."""
-        return self.lora > self.base
+        """Whether the LoRA brought the samples nearer, by more than numerical noise."""
+        return self.lora - self.base > NOISE
 
     def to_json(self) -> dict[str, Any]:
         """As the report has it."""
