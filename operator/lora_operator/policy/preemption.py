@@ -6,7 +6,7 @@ suspended at a checkpoint, keep their place in the month, and wait like others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -20,6 +20,17 @@ class Preempted:
 
     victims: tuple[Working, ...]
     beneficiary: Waiting
+
+
+def may_preempt(waiting: Iterable[Waiting], working: Iterable[Working]) -> bool:
+    """Whether anybody at work is below anybody who waits by class; if not, nobody is suspended.
+
+    It needs no order, and most looks at a long queue end with it.
+    """
+    highest = max((run.priority for run in waiting), default=None)
+    if highest is None:
+        return False
+    return any(run.preemptible and run.priority < highest for run in working)
 
 
 def preempt(

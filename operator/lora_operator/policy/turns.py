@@ -12,7 +12,7 @@ from lora_api.policy import Preemption
 from lora_api.policy_ledger import RunState
 from lora_operator.policy.limits import Refusal, quota_refusal, spent_budget
 from lora_operator.policy.months import Month
-from lora_operator.policy.preemption import preempt
+from lora_operator.policy.preemption import may_preempt, preempt
 from lora_operator.policy.queue import Fit, Held, Waiting, standings, startable
 from lora_operator.policy.space import Deferred, Namespace, in_state, put_to_work, without
 
@@ -165,6 +165,8 @@ def _making_room(space: Namespace, waiting: tuple[Waiting, ...], now: datetime) 
         replace(run, preemptible=False) if run.uid in space.stuck else run
         for run in space.working.values()
     )
+    if not may_preempt(waiting, working):
+        return space
     queue = standings(waiting, working, space.policy, now)
     found = preempt(queue, working, space.policy, now)
     if found is None:
