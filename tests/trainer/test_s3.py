@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 import urllib3
 from minio import Minio
+from minio.helpers import get_part_info
 from tests.trainer.jobs import AJob
 from tests.trainer.s3server import READER, ROOT, S3Server
 
@@ -25,7 +26,7 @@ from lora_trainer.errors import InterruptedRunError, StorageError
 from lora_trainer.fetch_dataset import fetch_dataset
 from lora_trainer.stopping import StopFlag
 from lora_trainer.storage.retries import retrying
-from lora_trainer.storage.s3 import S3Storage
+from lora_trainer.storage.s3 import S3Storage, _part_bytes
 
 
 @pytest.fixture
@@ -245,6 +246,7 @@ def test_a_model_of_another_run_in_the_bucket_is_not_written_over(
     assert s3.content("models", f"{_prefix(s3_job)}/model.safetensors") == b"precious"
 
 
+_MEBI = 1 << 20
 # What servers answer that encrypt, that store in parts, or that have hashes of their own.
 ETAGS = {"is an MD5": None, "looks like one": "0" * 32, "is none": f"{'0' * 32}-1"}
 
@@ -270,13 +272,20 @@ def _with_a_flipped_byte(storage: S3Storage, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("name", ETAGS)
+@pytest.mark.parametrize("parts", [1, 3])
 @pytest.mark.parametrize("damaged", [False, True])
 def test_what_was_stored_is_compared_whatever_the_etag_is(
-    name: str, damaged: bool, s3_job: AJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    parts: int,
+    damaged: bool,
+    s3_job: AJob,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("lora_trainer.storage.retries.DELAYS_SECONDS", (0.0,))
+    monkeypatch.setattr("lora_trainer.storage.s3._PART_BYTES", 5 << 20)
     storage = S3Storage(f"s3://models/{_prefix(s3_job)}", field="output.uri", stop=StopFlag())
-    (tmp_path / "model").write_bytes(b"weights" * 1000)
+    (tmp_path / "model").write_bytes(b"weights" * (1000 if parts == 1 else 2 * _MEBI))
     if etag := ETAGS[name]:
         _with_etag(etag, storage, monkeypatch)
     if damaged:
@@ -286,6 +295,41 @@ def test_what_was_stored_is_compared_whatever_the_etag_is(
         assert caught.value.reason is Reason.CHECKSUM_MISMATCH
     else:
         storage.upload(tmp_path / "model", "model", content_type="x/y")
+
+
+# How many bytes: what is stored of them in parts of 5 MiB.
+PARTS = {0: 1, 1: 1, 5 * _MEBI: 1, 5 * _MEBI + 1: 2, 10 * _MEBI: 2, 12 * _MEBI: 3}
+
+
+@pytest.mark.parametrize("size_bytes", PARTS)
+def test_a_file_too_large_for_one_part_is_stored_in_several_and_not_read_back(
+    size_bytes: int,
+    s3_job: AJob,
+    s3: S3Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lora_trainer.storage.s3._PART_BYTES", 5 * _MEBI)
+    storage = S3Storage(f"s3://models/{_prefix(s3_job)}", field="output.uri", stop=StopFlag())
+    data = os.urandom(size_bytes)
+    (tmp_path / "model").write_bytes(data)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "_sha256_of", None)
+        storage.upload(tmp_path / "model", "model", content_type="x/y")
+    stored = s3.client.stat_object("models", f"{_prefix(s3_job)}/model")
+    assert s3.content("models", f"{_prefix(s3_job)}/model") == data
+    assert stored.metadata["x-amz-meta-sha256"] == hashlib.sha256(data).hexdigest()
+    _, dash, count = stored.etag.partition("-")
+    assert (count if dash else "1") == str(PARTS[size_bytes])
+    [file] = storage.list_files()
+    assert storage.download(file, tmp_path / "here", lambda _: None) == storage._sha256_of("model")
+
+
+@pytest.mark.parametrize("gibibytes", [0, 4, 6, 100, 5 * 1024])
+def test_every_file_that_s3_can_hold_divides_into_parts_that_it_takes(gibibytes: int) -> None:
+    part_bytes, count = get_part_info(gibibytes << 30, _part_bytes(gibibytes << 30))
+    assert part_bytes <= 1 << 30, "held in memory"
+    assert count <= 10_000
 
 
 def test_of_many_that_create_an_object_at_once_one_succeeds(s3_job: AJob, s3: S3Server) -> None:

@@ -9,9 +9,10 @@ import io
 import re
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
+from minio.helpers import MAX_MULTIPART_COUNT
 from minio.sse import Sse
 
 from lora_api.reasons import Reason
@@ -24,6 +25,8 @@ from lora_trainer.storage.faults import MISSING_KEY, Request, translating
 from lora_trainer.storage.retries import retrying
 
 _MAX_LISTED = 100_000
+# A part is held in memory on its way; S3 takes 5 MiB to 5 GiB.
+_PART_BYTES = 256 << 20
 _MD5_ETAG = re.compile(r"^[0-9a-f]{32}$")
 _NOT_CREATED = frozenset({"PreconditionFailed", "NotImplemented"})
 _SHA256_HEADER = "x-amz-meta-sha256"
@@ -129,12 +132,12 @@ class S3Storage:
 
     def upload(self, source: Path, name: str, *, content_type: str) -> None:
         """Store a file with its sha256 as metadata, then compare what the server has."""
-        data = source.read_bytes()
-        self._put(name, data, content_type=content_type)
+        with source.open("rb") as file:
+            self._put(name, file, content_type=content_type)
 
     def write(self, name: str, data: bytes) -> None:
         """Store a few bytes."""
-        self._put(name, data, content_type="application/octet-stream")
+        self._put(name, io.BytesIO(data), content_type="application/octet-stream")
 
     def create(self, name: str, data: bytes) -> bool:
         """Store a few bytes by a conditional write.
@@ -176,28 +179,29 @@ class S3Storage:
         name = (item.object_name or "").removeprefix(self._prefix)
         return StoredFile(name, item.size or 0, (item.etag or "").strip('"'))
 
-    def _put(self, name: str, data: bytes, *, content_type: str) -> None:
-        sha256 = hashlib.sha256(data).hexdigest()
-        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        # One part, so that the ETag is the MD5 of the whole; S3 allows that up to 5 GiB.
-        part_bytes = max(5 << 20, len(data) + 1)
+    def _put(self, name: str, data: BinaryIO, *, content_type: str) -> None:
+        size_bytes = data.seek(0, io.SEEK_END)
+        part_bytes = _part_bytes(size_bytes)
+        sha256, expected_etag = _digests(data, part_bytes)
 
         def attempt() -> None:
+            data.seek(0)
             with self._faults(f"written ({name})", writing=True):
                 self._client.put_object(
                     self._bucket,
                     self._key(name),
-                    io.BytesIO(data),
-                    len(data),
+                    data,
+                    size_bytes,
                     content_type=content_type,
                     metadata={"sha256": sha256},
                     part_size=part_bytes,
+                    num_parallel_uploads=1,  # each part on its way is held in memory
                 )
                 stored = self._client.stat_object(self._bucket, self._key(name))
             etag = (stored.etag or "").strip('"')
             # Encryption, or a server's own way, makes an ETag that says nothing of the content.
-            intact = etag == md5 or self._sha256_of(name) == sha256
-            if stored.size != len(data) or not intact:
+            intact = etag == expected_etag or self._sha256_of(name) == sha256
+            if stored.size != size_bytes or not intact:
                 raise self._mismatch(name)
 
         retrying(attempt, stop=self._stop)
@@ -282,6 +286,39 @@ class _IfAbsent(Sse):  # type: ignore[misc]  # minio has no types
     def tls_required(self) -> bool:
         """No secret is sent."""
         return False
+
+
+def _part_bytes(size_bytes: int) -> int:
+    """Size of the parts in which so many bytes are stored; S3 takes 10,000 at most."""
+    fewest: int = -(-size_bytes // MAX_MULTIPART_COUNT)
+    return max(_PART_BYTES, fewest)
+
+
+def _digests(data: BinaryIO, part_bytes: int) -> tuple[str, str]:
+    """Hex sha256 of what is to be stored, and the ETag that it gets where ETags are MD5s.
+
+    The ETag of one part is its MD5; of several it is the MD5 of their MD5s, and how many there are.
+    Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html
+    """
+    sha256 = hashlib.sha256()
+    parts: list[bytes] = []
+    data.seek(0)
+    while True:
+        md5 = hashlib.md5(usedforsecurity=False)
+        left = part_bytes
+        while left and (chunk := data.read(min(left, CHUNK_BYTES))):
+            sha256.update(chunk)
+            md5.update(chunk)
+            left -= len(chunk)
+        if left == part_bytes and parts:
+            break
+        parts.append(md5.digest())
+        if left:
+            break
+    if len(parts) == 1:
+        return sha256.hexdigest(), parts[0].hex()
+    whole = hashlib.md5(b"".join(parts), usedforsecurity=False).hexdigest()
+    return sha256.hexdigest(), f"{whole}-{len(parts)}"
 
 
 def _differs(etag: str, md5: str, headers: dict[str, str]) -> bool:
